@@ -1,0 +1,117 @@
+"""The root logger's handler: text or JSON, to the log descriptor (framed) or to stdout.
+
+A frame is u32 type | u32 length | u64 µs | message, big endian; one record stays one record, however many lines it has.
+"""
+
+import json
+import logging
+import os
+import struct
+import sys
+import time
+
+_MAGIC = 0xA55A0003  # bit 1: the time is there; bit 0: text
+_JSON_MAGIC = 0xA55A0002
+_MARK = 0xA55B0000
+_LEVELS = {"TRACE": 1, "DEBUG": 2, "INFO": 3, "WARNING": 4, "WARN": 4, "ERROR": 5, "CRITICAL": 6, "FATAL": 6}
+_PYTHON_LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
+_PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "aws_request_id", "tenant_id", "taskName"}
+
+
+class Sink:
+    """Where records go. `request_id` and `tenant_id` are those of the invocation under way."""
+
+    def __init__(self, fd: int | None, as_json: bool) -> None:
+        self.fd = fd
+        self.as_json = as_json
+        self.request_id: str | None = None
+        self.tenant_id: str | None = None
+
+    def write(self, text: str, level: str) -> None:
+        if self.fd is None:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+            return
+        magic = (_JSON_MAGIC if self.as_json else _MAGIC) | _LEVELS.get(level, 0) << 2
+        self._frame(magic, text.encode("utf-8", "replace"))
+
+    def mark(self, number: int) -> None:
+        """Tells the host that function init begins (1) or has ended (2)."""
+        if self.fd is not None:
+            self._frame(_MARK | number, b"")
+
+    def _frame(self, magic: int, message: bytes) -> None:
+        data = struct.pack(">IIQ", magic, len(message), time.time_ns() // 1000) + message
+        try:
+            while data:
+                data = data[os.write(self.fd, data) :]
+        except OSError:  # the function closed it: from here on as without
+            self.fd = None
+
+
+class LambdaHandler(logging.Handler):
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self.sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self.sink.write(self.format(record), record.levelname)
+        except Exception:
+            self.handleError(record)
+
+
+class _RequestId(logging.Filter):
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.aws_request_id = self._sink.request_id or ""
+        record.tenant_id = self._sink.tenant_id
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        document = {
+            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            "logger": record.name,
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            kind, error, trace = record.exc_info
+            document["stackTrace"] = self.formatException((kind, error, trace)).split("\n")
+            document["errorType"], document["errorMessage"] = kind.__name__, str(error)
+            document["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
+        document["requestId"] = record.aws_request_id
+        if record.tenant_id is not None:
+            document["tenantId"] = record.tenant_id
+        for name, value in record.__dict__.items():
+            if name not in _PLAIN and name not in document:
+                document[name] = value
+        return json.dumps({k: v for k, v in document.items() if v not in (None, "")}, default=str, ensure_ascii=False)
+
+
+def set_up() -> Sink:
+    """Gives the root logger its handler, as Lambda does before the function is imported."""
+    told = os.environ.pop("_LAMBDA_TELEMETRY_LOG_FD", None)  # children must not inherit it
+    fd = int(told) if told else None
+    if fd is not None:
+        os.set_inheritable(fd, False)
+    as_json = os.environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+    sink = Sink(fd, as_json)
+    handler = LambdaHandler(sink)
+    handler.addFilter(_RequestId(sink))
+    if as_json:
+        handler.setFormatter(JsonFormatter())
+        level = os.environ.get("AWS_LAMBDA_LOG_LEVEL", "INFO").upper()
+        logging.root.setLevel(_PYTHON_LEVELS.get(level, level))
+    else:
+        text = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s"
+        formatter = logging.Formatter(text, "%Y-%m-%dT%H:%M:%S")
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
+    logging.root.addHandler(handler)
+    return sink

@@ -1,0 +1,100 @@
+"""`sandbox doctor [CODE]`: what works here, and why not. Tests skip with the reasons that this gives."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+
+from sandbox.cli.exits import OK, USAGE
+
+
+class Finding(NamedTuple):
+    """One capability: whether it is there, and what it is or what is missing."""
+
+    name: str
+    works: bool
+    text: str
+
+
+def findings() -> list[Finding]:
+    """Every capability, probed."""
+    from sandbox.host.runtimes import installed_pythons
+    from sandbox.process.launcher import guard
+
+    guarded = guard()
+    pythons = installed_pythons()
+    uvloop = _has("uvloop")
+    return [
+        Finding("tier process", True, "functions run as plain processes of this user; not a security boundary"),
+        Finding("tier namespace", False, "not part of this version yet"),
+        Finding(
+            "guard",
+            guarded.complete,
+            "freeze and kill reach every process, and nothing is left if the host is killed"
+            if guarded.complete
+            else f"freeze and kill reach process groups, the rest by a walk: {guarded.why_not}",
+        ),
+        Finding("event loop", uvloop, "uvloop" if uvloop else "asyncio's own: pip install uvloop makes invokes faster"),
+        Finding("memory limit", True, f"a watchdog over resident memory ({_memory_source()})"),
+        Finding("runtime python", bool(pythons), ", ".join(f"{p.runtime} ({p.version})" for p in pythons.values())),
+        Finding("runtimes nodejs, ruby", False, "not part of this version yet; a bootstrap of your own works"),
+        Finding("extensions, telemetry", False, "not part of this version yet"),
+        bash(),
+    ]
+
+
+def bash() -> Finding:
+    """bootstrap/bash needs bash and curl."""
+    import shutil
+
+    missing = [tool for tool in ("bash", "curl") if shutil.which(tool) is None]
+    return Finding("bootstrap bash", not missing, "bash and curl are here" if not missing else f"missing: {', '.join(missing)}")
+
+
+def _memory_source() -> str:
+    return "/proc" if sys.platform.startswith("linux") else "psutil"
+
+
+def _has(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+@click.command("doctor", short_help="Tell what works on this machine, and why something does not.")
+@click.argument("code", required=False)
+def command(code: str | None) -> int:
+    """Tell what works on this machine, and why something does not; with CODE, whether that folder can be started."""
+    click.echo(f"{platform.system()} {platform.release()}, Python {platform.python_version()}")
+    for finding in findings():
+        click.echo(f"{'ok  ' if finding.works else 'no  '}{finding.name}: {finding.text}")
+    if code is None:
+        return OK
+    problem = _examine(Path(code))
+    click.echo(f"{'no  ' if problem else 'ok  '}{code}: {problem or 'a bootstrap that can be started'}")
+    return USAGE if problem else OK
+
+
+def _examine(code: Path) -> str | None:
+    """What is wrong with a folder's bootstrap; None if nothing is."""
+    import os
+    import shutil
+
+    from sandbox.host.environment.diagnosis import entrypoint_hints
+
+    if not code.is_dir():
+        return "there is no such folder"
+    file = code / "bootstrap"
+    if not file.exists():
+        return "it has no bootstrap; it needs a managed runtime: sandbox invoke --runtime python --handler module.function"
+    with file.open("rb") as opened:
+        first = opened.readline(1024)
+    words = first[2:].split() if first.startswith(b"#!") else []
+    runs = first.startswith(b"\x7fELF") or (bool(words) and shutil.which(words[0].decode("utf-8", "replace")) is not None)
+    if os.access(file, os.X_OK) and runs and not first.rstrip(b"\n").endswith(b"\r"):
+        return None
+    return "; ".join(entrypoint_hints(str(file)))

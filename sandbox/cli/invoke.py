@@ -1,0 +1,220 @@
+"""`sandbox invoke CODE [EVENT]`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sandbox.cli.exits import FAILED, INIT_FAILED, OK, TIMED_OUT
+from sandbox.core.errors import ConfigError
+from sandbox.core.function import DEFAULT_REGION, FunctionConfig
+from sandbox.core.limits import DEFAULT_MEMORY_MB, DEFAULT_TIMEOUT_S, LAYERS
+
+if TYPE_CHECKING:
+    from sandbox.host.result import InvokeResult
+    from sandbox.telemetry.journal import Journal, Record
+
+
+@click.command("invoke", short_help="Run a function from a folder, once or several times.")
+@click.argument("code")
+@click.argument("event", default="{}")
+@click.option("--runtime", metavar="ID", help="A managed runtime: python3.11, or python for whichever is here.")
+@click.option("--handler", metavar="H", default="", help="module.function; lambda_function.lambda_handler if not given.")
+@click.option("--memory", metavar="MB", type=int, default=DEFAULT_MEMORY_MB, show_default=True)
+@click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Seconds, up to 900.")
+@click.option("--env", "variables", metavar="K=V", multiple=True, help="An environment variable; may be repeated.")
+@click.option("--layer", "layers", metavar="DIR", multiple=True, help=f"A layer's folder, lowest first; up to {LAYERS}.")
+@click.option("--repeat", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Invoke N times.")
+@click.option("--isolation", type=click.Choice(["auto", "process"]), default="auto", show_default=True)
+@click.option("--credentials", type=click.Choice(["dummy", "host"]), default="dummy", show_default=True)
+@click.option("--region", metavar="R", default=DEFAULT_REGION, show_default=True)
+@click.option(
+    "--shutdown-reason", type=click.Choice(["spindown", "timeout", "failure"]), default="spindown", show_default=True
+)
+@click.option("--journal", metavar="FILE", help="Write every record to FILE, one JSON document a line.")
+@click.option("--client-context", metavar="JSON", help="The client context that the handler sees.")
+@click.option("--cognito", metavar="JSON", help="cognitoIdentityId and cognitoIdentityPoolId, as a JSON object.")
+@click.option("--trace-id", metavar="H", help="The X-Ray header: Root=…;Parent=…;Sampled=…")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document per invoke on stdout, logs included.")
+def command(**options: Any) -> int:
+    """Run the function in the folder CODE with EVENT: JSON text, @FILE, or - for standard input.
+
+    Without --runtime, CODE holds an executable file named bootstrap: a custom runtime. The payload goes to stdout, log
+    lines go to stderr.
+
+    Exit code: 0 ok, 1 the function failed, 2 usage, 3 Init failed, 4 timed out, 130 interrupted; with --repeat, that of the
+    first invoke that was not ok.
+    """
+    payload = read_event(options["event"])
+    code = Path(options["code"])
+    config = FunctionConfig(
+        code=options["code"],
+        name=_function_name(code),
+        runtime=options["runtime"] or _bootstrap_in(code, options["layers"]),
+        handler=options["handler"],
+        memory_mb=options["memory"],
+        timeout=options["timeout"],
+        environment=dict(_variable(text) for text in options["variables"]),
+        layers=options["layers"],
+        region=options["region"],
+    )
+    return _run(_invoke(config, payload, options))
+
+
+def read_event(text: str) -> bytes:
+    """The event's bytes from JSON text, @file or -. Raises ConfigError."""
+    from sandbox.host.environment.job import check_payload
+
+    if text == "-":
+        payload = sys.stdin.buffer.read()
+    elif text.startswith("@"):
+        try:
+            payload = Path(text[1:]).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"the event's file {text[1:]}: {error.strerror}") from None
+    else:
+        payload = text.encode("utf-8", "surrogateescape")
+    check_payload(payload or b"{}")
+    return payload or b"{}"
+
+
+def _bootstrap_in(code: Path, layers: tuple[str, ...]) -> None:
+    """No --runtime: a custom runtime, if there is a bootstrap to be one."""
+    if not code.is_dir() or any(Path(folder, "bootstrap").exists() for folder in (code, *map(Path, layers))):
+        return
+    python = sorted(file.stem for file in code.glob("*.py"))
+    example = f"--runtime python --handler {python[0]}.handler" if python else "--runtime python --handler module.function"
+    raise ConfigError(f"{code} holds no bootstrap, and no --runtime was given; for a managed runtime: {example}")
+
+
+def _function_name(code: Path) -> str:
+    return re.sub(r"[^a-zA-Z0-9_-]+", "-", code.resolve().name)[:64].strip("-") or "function"
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--env {text}: it takes NAME=VALUE")
+    return name, value
+
+
+def _document(name: str, text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} is not JSON: {error}") from None
+
+
+def _host_credentials(choice: str) -> dict[str, str] | None:
+    if choice == "dummy":
+        return None
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if "AWS_ACCESS_KEY_ID" not in found:
+        raise ConfigError("--credentials host: AWS_ACCESS_KEY_ID is not set here (profiles and roles are not looked up)")
+    return found
+
+
+def _run(work: Any) -> int:
+    try:
+        import uvloop
+    except ImportError:  # no wheel for this platform: slower, otherwise the same
+        return int(asyncio.run(work))
+    return int(uvloop.run(work))
+
+
+async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any]) -> int:
+    from sandbox.host.host import Host
+
+    client_context = _document("--client-context", options["client_context"])
+    cognito = _document("--cognito", options["cognito"])
+    code = OK
+    with _open_journal(options["journal"]) as journal:
+        host = Host(credentials=_host_credentials(options["credentials"]), journal=journal)
+        if not options["as_json"]:
+            journal.subscribe(_print_log)
+        try:
+            function = await host.deploy(config)
+            for _ in range(options["repeat"]):
+                result = await function.invoke(
+                    payload=payload, client_context=client_context, cognito_identity=cognito, trace_id=options["trace_id"]
+                )
+                _print_result(result, options["as_json"])
+                code = code or exit_code(result)
+        finally:
+            await host.close(options["shutdown_reason"])
+    return code
+
+
+@contextlib.contextmanager
+def _open_journal(path: str | None) -> Iterator[Journal]:
+    from sandbox.telemetry.journal import Journal, JsonLines
+
+    journal = Journal()
+    if path is None:
+        yield journal
+        return
+    try:
+        file = open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--journal {path}: {error.strerror}") from None
+    with file:
+        journal.subscribe(JsonLines(file))
+        yield journal
+
+
+def _print_log(record: Record) -> None:
+    from sandbox.telemetry.report import lines_of
+
+    lines = lines_of(record)
+    if lines:
+        text = "".join(f"{line}\n" for line in lines)
+        sys.stderr.buffer.write(text.encode("utf-8", "replace"))
+        sys.stderr.buffer.flush()
+
+
+def _print_result(result: InvokeResult, as_json: bool) -> None:
+    out = sys.stdout.buffer
+    out.write(json.dumps(document(result)).encode() if as_json else result.payload)
+    out.write(b"\n")
+    out.flush()
+
+
+def document(result: InvokeResult) -> dict[str, Any]:
+    """The document of `--json`. A payload that is not JSON comes as payloadBase64."""
+    said: dict[str, Any] = {"requestId": result.request_id}
+    try:
+        said["payload"] = json.loads(result.payload)
+    except ValueError:
+        import base64
+
+        said["payloadBase64"] = base64.b64encode(result.payload).decode()
+    said["functionError"] = result.function_error
+    said["executedVersion"] = result.executed_version
+    said["report"] = result.report.document() if result.report is not None else None
+    said["phases"] = [phase.document() for phase in result.phases]
+    said["extensions"] = []
+    said["logs"] = result.log
+    return said
+
+
+def exit_code(result: InvokeResult) -> int:
+    """Which exit code an invoke ends with."""
+    if result.function_error is None:
+        return OK
+    if result.status == "timeout":
+        return TIMED_OUT
+    return INIT_FAILED if result.error_phase == "init" else FAILED
+
+

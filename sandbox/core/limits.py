@@ -1,0 +1,61 @@
+"""Every number of the execution environment, once, with its source (a catalogue row, or "ours").
+
+Times are seconds and sizes are bytes unless a name says otherwise. `Limits` holds those that a test may inject.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+# Payloads and headers
+PAYLOAD_LIMIT: Final = 6 * MIB + 100  # RT-057, RT-104, RT-038: /response, /error, init/error, the event
+STREAM_LIMIT: Final = 200 * MIB  # RT-074
+STREAM_BURST: Final = 6 * MIB  # RT-075: this much of a stream passes uncapped …
+STREAM_RATE: Final = 2 * MIB  # RT-075: … and then this many bytes per second
+HEADER_FIELD_LIMIT: Final = 1 * MIB + 4096  # real-clients 1.10: error causes reach 1 MiB; a little room for the name
+HEADERS_LIMIT: Final = 2 * MIB  # ours: all header fields of one request together
+XRAY_CAUSE_LIMIT: Final = 64 * 1024  # RT-098: a longer cause is cropped (RIE: MaxErrorCauseSizeBytes)
+CLIENT_CONTEXT_LIMIT: Final = 3583  # IN-006, counted in its base64 form
+
+# Function configuration
+MEMORY_MB: Final = range(128, 10240 + 1)  # EN-070
+DEFAULT_MEMORY_MB: Final = 128  # CreateFunction's default
+TIMEOUT_S: Final = range(1, 900 + 1)  # EN-073
+DEFAULT_TIMEOUT_S: Final = 3  # EN-073
+VARIABLES_LIMIT: Final = 4096  # EN-020: keys and values together
+LAYERS: Final = 5  # EN-054
+FUNCTION_NAME_LENGTH: Final = 64  # EN-079
+HANDLER_LENGTH: Final = 128  # EN-079
+
+# Environment
+FILE_DESCRIPTORS: Final = 1024  # EN-074
+EXTENSIONS: Final = 10  # EX-010
+ACCOUNT_CONCURRENCY: Final = 1000  # CP: the account's default; beyond it an invoke is throttled
+REPOLL_WAIT: Final = 0.020  # DECISIONS "invoke that finds no idle environment"
+
+# Measuring (ours)
+MEMORY_SAMPLE_MIN: Final = 0.010  # isolation.md, host rules: the watchdog's shortest …
+MEMORY_SAMPLE_MAX: Final = 0.250  # … and longest interval
+MEMORY_GROWTH_RATE: Final = 2.4e9  # bytes/s that a process was seen to allocate; sets the interval from the headroom
+MEMORY_FRESH: Final = 0.020  # a REPORT uses a measurement at most this old
+
+# Logs (ours where no row is named)
+LOG_LINE_LIMIT: Final = 256 * 1024  # a longer line is split; the size of one CloudWatch Logs event
+LOG_FRAME_LIMIT: Final = 1 * MIB  # a framed record longer than this is taken for garbage
+RESULT_LOG_LIMIT: Final = 4 * MIB  # the newest part of an invocation's log that its result keeps
+LAST_OUTPUT_LINES: Final = 20  # users.md row 19: how many lines an error quotes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The time limits of the lifecycle, in seconds. Inject shorter ones in a test."""
+
+    init: float = 10.0  # LC-003: extension, runtime and function init together, on demand
+    shutdown_external: float = 2.0  # LC-103, LC-077: the window with at least one external extension
+    shutdown_internal: float = 0.5  # LC-102: the window with internal extensions only
+    runtime_share: float = 0.6  # DECISIONS, EX-086: the runtime's part of the external window
+    init_error_grace: float = 0.5  # ours: how long a runtime may live on after it has reported init/error (RT-101)
+    kill_wait: float = 2.0  # LC-114: the wait for processes that were sent SIGKILL is bounded

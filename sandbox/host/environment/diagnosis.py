@@ -1,0 +1,116 @@
+"""What a person is told when something fails: what happened, where, the last words, what to do. Never a traceback of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from sandbox.core import errors
+from sandbox.core.function import FunctionConfig
+from sandbox.wire.runtime_api import LastCall
+
+
+class Scene(NamedTuple):
+    """What is known about a failure. last_lines: the newest output of the process. memory: bytes in use at the end."""
+
+    error_type: str
+    message: str
+    phase: str
+    function: FunctionConfig
+    last_call: LastCall | None
+    last_lines: list[str]
+    memory: int
+    program: str | None
+    command: str | None
+
+
+def explain(scene: Scene) -> str:
+    """Some lines of text, each beginning with "sandbox: "."""
+    lines = [f"{scene.error_type} in {'Init' if scene.phase == 'init' else 'Invoke'}: {scene.message}"]
+    if scene.command:
+        lines.append(f"  process: runtime: {scene.command}")
+    if scene.last_call is not None:
+        status = scene.last_call.status
+        reply = f"answered {status}" if status is not None else "not answered: it is waiting"
+        lines.append(f"  last API call: {scene.last_call.method} {scene.last_call.target} ({reply})")
+    else:
+        lines.append("  last API call: none: the runtime never called the Runtime API")
+    if scene.last_lines:
+        lines.append("  last output:")
+        lines += [f"    {line[:400]}" for line in scene.last_lines]
+    lines += [f"  what to do: {hint}" for hint in hints(scene)]
+    return "\n".join(f"sandbox: {line}" for line in lines)
+
+
+def hints(scene: Scene) -> list[str]:
+    """What to try, as far as the scene allows a good guess."""
+    found: list[str] = []
+    if scene.error_type == errors.INVALID_ENTRYPOINT:
+        found += entrypoint_hints(scene.program)
+    elif scene.error_type == errors.OUT_OF_MEMORY:
+        used = -(-scene.memory // (1024 * 1024))
+        found.append(
+            f"the processes used {used} MB, the limit is {scene.function.memory_mb} MB: raise it, or find what holds the memory"
+        )
+    elif scene.error_type == errors.TIMED_OUT:
+        found.append(_timeout_hint(scene))
+    elif scene.error_type == errors.UNKNOWN:
+        found.append("Init may take 10 seconds: see what the code outside the handler waits for")
+    elif scene.error_type == errors.EXIT_ERROR:
+        found += _exit_hints(scene)
+    elif scene.error_type == errors.RESPONSE_TOO_LARGE:
+        found.append("put large results elsewhere (S3) and answer where they are, or stream the response")
+    elif scene.error_type == errors.BAD_RESPONSE_MODE:
+        found.append("Lambda-Runtime-Function-Response-Mode takes one value: streaming; leave it out otherwise")
+    elif scene.error_type == errors.TRUNCATED_RESPONSE:
+        found.append("the runtime hung up, or sent fewer bytes than its Content-Length says: see what it printed")
+    return found
+
+
+def _timeout_hint(scene: Scene) -> str:
+    if scene.last_call is None:
+        return "the runtime never asked for an event (GET /2018-06-01/runtime/invocation/next): is it the right program?"
+    if scene.last_call.target.endswith("/response") and scene.last_call.status == 202:
+        return "it had answered, but did not ask for the next event: what does it do after the response?"
+    return "raise the timeout, or see what the function waits for (network, a lock, an event loop that does not end)"
+
+
+def _exit_hints(scene: Scene) -> list[str]:
+    text = "\n".join(scene.last_lines)
+    if "Illegal option -o pipefail" in text or ("not found" in text and "[[" in text):
+        return ["on Lambda /bin/sh is bash, here it is not: begin the bootstrap with #!/bin/bash"]
+    if scene.message.endswith("exit status 127"):
+        return ["a program was not found: the runtime's script, or AWS_LAMBDA_EXEC_WRAPPER, names one that is not there"]
+    if scene.message.endswith("exit status 126"):
+        return ["a program could not be run: has it its exec bit (chmod +x)?"]
+    if scene.message.endswith("without providing a reason"):
+        return ["the runtime ended by itself: it must ask for events in a loop, and never return"]
+    return []
+
+
+def entrypoint_hints(program: str | None) -> list[str]:
+    """Why this file cannot be run (users.md row 20: exec bit, CRLF, missing interpreter)."""
+    if program is None:
+        return ["put an executable file named bootstrap in the code folder, or name a managed runtime with --runtime"]
+    path = Path(program)
+    if not path.is_file():
+        return [f"{program} is not a file"]
+    if not path.stat().st_mode & 0o111:
+        return [f"{program} is there but not executable: chmod +x {program}"]
+    with path.open("rb") as file:
+        first = file.readline(1024)
+    if first.startswith(b"#!"):
+        return _shebang_hints(program, first)
+    if first.startswith(b"\x7fELF"):
+        return [f"{program} is a program for another machine, or its loader is missing: file {program}"]
+    return [f"{program} does not begin with #! and is no binary of this machine: is its first line missing?"]
+
+
+def _shebang_hints(program: str, first: bytes) -> list[str]:
+    if first.rstrip(b"\n").endswith(b"\r"):
+        return [f"the first line of {program} ends in CR LF (Windows line ends): sed -i 's/\\r$//' {program}"]
+    words = first[2:].split()
+    interpreter = words[0].decode("utf-8", "replace") if words else ""
+    if not Path(interpreter).exists():
+        return [f"the interpreter {interpreter!r} in the first line of {program} is not on this machine"]
+    return [f"{program} could not be run by {interpreter}"]

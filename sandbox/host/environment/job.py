@@ -1,0 +1,143 @@
+"""One invocation, as the shell carries it: the event on its way in, the answer on its way out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from sandbox.core.errors import ConfigError
+from sandbox.core.limits import CLIENT_CONTEXT_LIMIT, PAYLOAD_LIMIT
+from sandbox.host.result import InvokeResult, ResponseStream
+from sandbox.wire.runtime_api import InvocationEvent
+
+
+class Job:
+    """An invoke that somebody waits for. `answered` is done when the caller's answer is whole, `reported` at REPORT."""
+
+    __slots__ = (
+        "accepted_at",
+        "answered",
+        "arn",
+        "client_context",
+        "cognito_identity",
+        "event",
+        "invocation_id",
+        "payload",
+        "reported",
+        "request_id",
+        "result",
+        "stream",
+        "tenant_id",
+        "trace_id",
+    )
+
+    def __init__(
+        self,
+        payload: bytes,
+        *,
+        arn: str,
+        accepted_at: float,
+        wall: float,
+        request_id: str | None = None,
+        client_context: Any = None,
+        cognito_identity: Mapping[str, str] | None = None,
+        trace_id: str | None = None,
+        tenant_id: str | None = None,
+        stream: ResponseStream | None = None,
+    ) -> None:
+        digits = os.urandom(44).hex()
+        loop = asyncio.get_running_loop()
+        self.request_id = _uuid(digits) if request_id is None else request_id
+        self.invocation_id = _uuid(digits[32:])
+        self.arn = _plain("ARN", arn)
+        self.payload = payload
+        self.accepted_at = accepted_at
+        self.client_context = _compact("client context", client_context, CLIENT_CONTEXT_LIMIT)
+        self.cognito_identity = _cognito(cognito_identity)
+        # Always there: one real runtime exits without it (DECISIONS "trace id").
+        self.trace_id = (
+            _plain("trace id", trace_id)
+            if trace_id
+            else f"Root=1-{int(wall):08x}-{digits[64:88]};Parent={digits[:16]};Sampled=0"
+        )
+        self.tenant_id = _plain("tenant id", tenant_id) if tenant_id is not None else None
+        self.stream = stream
+        self.event: InvocationEvent | None = None
+        self.answered: asyncio.Future[None] = loop.create_future()
+        self.reported: asyncio.Future[None] = loop.create_future()
+        self.result = InvokeResult(self.request_id, self.invocation_id)
+
+    def deliver_as(self, deadline_ms: int) -> InvocationEvent:
+        """The event as a poll gets it. Given again, it is the same one, deadline included (RT-034)."""
+        if self.event is None:
+            self.event = InvocationEvent(
+                self.request_id,
+                self.invocation_id,
+                deadline_ms,
+                self.arn,
+                self.trace_id,
+                self.payload,
+                self.client_context,
+                self.cognito_identity,
+                self.tenant_id,
+            )
+        return self.event
+
+
+def check_payload(payload: bytes) -> None:
+    """IN-008, RT-038: raises ConfigError if a runtime could not take this event."""
+    if len(payload) > PAYLOAD_LIMIT:
+        raise ConfigError(f"the event has {len(payload)} bytes: at most {PAYLOAD_LIMIT} are possible")
+    try:
+        json.loads(payload)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the event is not JSON: byte {error.start} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the event is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except RecursionError:
+        raise ConfigError("the event is not JSON that can be read: it is nested too deep") from None
+
+
+def _uuid(digits: str) -> str:
+    """EN-080: a version 4 UUID from 32 random hexadecimal digits."""
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
+
+
+def _plain(what: str, value: str) -> str:
+    """A value that may travel in a header: DECISIONS "what is forwarded in headers"."""
+    if any(c in "\r\n\0" for c in value):
+        raise ConfigError(f"the {what} holds a CR, LF or NUL character: it could not be sent in a header")
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise ConfigError(f"the {what} holds characters that a header cannot carry") from None
+    return value
+
+
+def _compact(what: str, value: Any, limit: int) -> str | None:
+    """A JSON document as compact ASCII; a str is parsed first."""
+    if value is None:
+        return None
+    if isinstance(value, str | bytes):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigError(f"the {what} is not JSON: {error}") from None
+    text = json.dumps(value, separators=(",", ":"))
+    if len(text) * 4 / 3 > limit:
+        raise ConfigError(f"the {what} is too long: at most {limit} bytes in base64 are possible (IN-006)")
+    return text
+
+
+def _cognito(identity: Mapping[str, str] | None) -> str | None:
+    """RT-027."""
+    if identity is None:
+        return None
+    known = {"cognitoIdentityId", "cognitoIdentityPoolId"}
+    if not isinstance(identity, Mapping) or not set(identity) <= known:
+        raise ConfigError(f"the Cognito identity has the keys {' and '.join(sorted(known))}, and no others")
+    return json.dumps(dict(identity), separators=(",", ":"))

@@ -1,0 +1,147 @@
+"""The accounts of one environment: records for the journal, the log and the figures of each invoke.
+
+Durations come from the machine; this only adds what the machine does not know: names, memory, the mark of function init.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from sandbox.clock import Clock
+from sandbox.core.effects import Emit
+from sandbox.core.function import FunctionConfig
+from sandbox.core.limits import LAST_OUTPUT_LINES, MIB, RESULT_LOG_LIMIT
+from sandbox.core.parties import milliseconds
+from sandbox.host.environment.job import Job
+from sandbox.host.result import Phase, Report
+from sandbox.process.output import Line, Mark
+from sandbox.telemetry.journal import Journal, Record
+
+
+class Ledger:
+    """Writes records, and keeps those of the invoke under way: from the end of one REPORT to the next."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        function: FunctionConfig,
+        name: str,
+        runtime_version: str | None,
+        measured_peak: Callable[[], int],
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._function = function
+        self._name = name
+        self._runtime_version = runtime_version
+        self._measured_peak = measured_peak
+        self._records: deque[Record] = deque()
+        self._size = 0
+        self._left_out = 0
+        self._current: str | None = None  # request id, from START to REPORT
+        self._marks: dict[int, float] = {}
+        self._phases: list[tuple[str, float | None, float | None]] = []
+        self._init_at = 0.0
+        self._runtime_at: float | None = None
+        self._invoke_at = 0.0
+        self.last_lines: deque[str] = deque(maxlen=LAST_OUTPUT_LINES)
+
+    # ── what is written ──
+
+    def line(self, type_: str, line: Line) -> None:
+        """One line of output."""
+        self.last_lines.append(line.text)
+        wall = self._clock.wall() if line.time is None else line.time
+        self._add(self._clock.now(), wall, type_, line.text, self._current, len(line.text))
+
+    def diagnosis(self, text: str, request_id: str | None) -> None:
+        self._add(self._clock.now(), self._clock.wall(), "sandbox.diagnosis", text, request_id, len(text))
+
+    def mark(self, mark: Mark) -> None:
+        """Function init begins or has ended, on the wall clock of the runtime."""
+        self._marks[mark.number] = mark.time - self._clock.wall() + self._clock.now()
+
+    def spawned(self) -> None:
+        """The runtime process starts: what was before belongs to extension init."""
+        self._runtime_at = self._clock.now()
+        self._marks = {}
+
+    def emit(self, effect: Emit, job: Job | None) -> None:
+        """A record of the machine, completed."""
+        record = effect.record
+        match effect.type:
+            case "platform.initStart":
+                self._init_at, self._runtime_at = effect.at, None
+                record |= {"functionName": self._function.name, "functionVersion": self._function.version}
+                record |= {"instanceId": self._name, "instanceMaxMemory": self._function.memory_mb}
+                if self._runtime_version is not None:
+                    record["runtimeVersion"] = self._runtime_version
+                self.last_lines.clear()
+            case "platform.initReport":
+                self._init_phases(effect.at)
+            case "platform.start":
+                record["version"] = self._function.version
+                self._current = record["requestId"]
+                self._invoke_at = effect.at
+            case "platform.report":
+                record["metrics"]["memorySizeMB"] = self._function.memory_mb
+                record["metrics"]["maxMemoryUsedMB"] = -(-self._measured_peak() // MIB)  # BL-016: rounded up
+        now, wall = self._clock.now(), self._clock.wall()
+        self._add(effect.at, wall - (now - effect.at), effect.type, record, record.get("requestId", self._current), 100)
+        if effect.type == "platform.report":
+            self._current = None
+            if job is not None:
+                self._close(job, effect, record)
+
+    def _add(self, mono: float, wall: float, type_: str, record: Any, request_id: str | None, size: int) -> None:
+        entry = self._journal.append(mono, wall, self._name, type_, record, request_id)
+        self._records.append(entry)
+        self._size += size
+        while self._size > RESULT_LOG_LIMIT and len(self._records) > 1:
+            dropped = self._records.popleft()
+            self._size -= len(dropped.record) if isinstance(dropped.record, str) else 100
+            self._left_out += 1
+
+    # ── what an invoke comes back with ──
+
+    def _init_phases(self, now: float) -> None:
+        runtime = self._runtime_at
+        self._phases.append(("init", self._init_at, milliseconds(now - self._init_at)))
+        if runtime is None:
+            return
+        started, ended = self._marks.get(1), self._marks.get(2)
+        before = started if started is not None else None
+        self._phases.append(("runtime-init", runtime, milliseconds(before - runtime) if before is not None else None))
+        known = started is not None and ended is not None
+        duration = milliseconds(ended - started) if known and started is not None and ended is not None else None
+        self._phases.append(("function-init", started, duration))
+
+    def _close(self, job: Job, effect: Emit, record: dict[str, Any]) -> None:
+        metrics = record["metrics"]
+        result = job.result
+        result.report = Report(
+            metrics["durationMs"],
+            metrics["billedDurationMs"],
+            metrics["memorySizeMB"],
+            metrics["maxMemoryUsedMB"],
+            record["status"],
+            metrics.get("initDurationMs"),
+            record.get("errorType"),
+        )
+        self._phases.append(("invoke", self._invoke_at, milliseconds(effect.at - self._invoke_at)))
+        origin = job.accepted_at
+        result.phases = [
+            Phase(name, milliseconds(at - origin) if at is not None else None, duration) for name, at, duration in self._phases
+        ]
+        self._phases = []
+        if self._left_out:
+            note = f"sandbox: {self._left_out} earlier records are left out here; the journal has them"
+            first = self._records[0]
+            self._records.appendleft(first._replace(type="sandbox.diagnosis", record=note))
+            self._left_out = 0
+        result.records = list(self._records)
+        self._records = deque()
+        self._size = 0

@@ -1,0 +1,206 @@
+"""Effects → processes: spawn, signal, exits, memory, output of one environment, generation by generation."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import signal as signals
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from sandbox.clock import Clock
+from sandbox.core import errors
+from sandbox.core.effects import EVERYONE, Signal
+from sandbox.core.events import RUNTIME, Event, Exited, Gone, MemoryExceeded, SpawnFailed
+from sandbox.core.limits import FILE_DESCRIPTORS, MIB, Limits
+from sandbox.host.environment.ledger import Ledger
+from sandbox.host.runtimes import EntrypointError, Plan
+from sandbox.process.launcher import Ended, Program, Tree, make_tree
+from sandbox.process.memory import MemoryWatch
+from sandbox.process.output import Frames, Lines, Output, pipe
+
+_SIGNALS: Final = {"TERM": signals.SIGTERM, "KILL": signals.SIGKILL}
+_SETTLE_ROUNDS: Final = 4  # turns of the event loop in which what a dying process had sent is still read: accept, then read
+_LOG_FD = "_LAMBDA_TELEMETRY_LOG_FD"
+
+
+class _Process:
+    """One process of one generation."""
+
+    __slots__ = ("ended", "generation", "outputs", "pid")
+
+    def __init__(self, generation: int, outputs: list[Output]) -> None:
+        self.generation = generation
+        self.outputs = outputs
+        self.pid = 0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Processes:
+    """Performs Spawn and Signal, and tells the machine by `feed` what became of it."""
+
+    def __init__(self, plan: Plan, clock: Clock, limits: Limits, memory_mb: int, feed: Callable[[Event], None]) -> None:
+        self._plan = plan
+        self._clock = clock
+        self._limits = limits
+        self._feed = feed
+        self._tree: Tree = make_tree()
+        self._processes: dict[str, _Process] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._generation = 0
+        self._devnull = -1
+        self.ledger: Ledger | None = None
+        self.program: str | None = None  # the newest runtime's, for errors
+        self.command: str | None = None
+        self.memory = MemoryWatch(clock, memory_mb * MIB, self._tree.pids, self._memory_exceeded)
+
+    async def open(self) -> None:
+        """Raises OSError if not even the first process can be started."""
+        self._devnull = os.open(os.devnull, os.O_RDWR)
+        await self._tree.start()
+
+    async def close(self) -> None:
+        self.memory.close()
+        for task in list(self._tasks):
+            await asyncio.wait([task])
+        await self._tree.close()
+        self._forget()
+        os.close(self._devnull)
+
+    # ── effects ──
+
+    def spawn(self, who: str, generation: int) -> None:
+        self._generation = generation
+        self._later(self._spawn(who, generation))
+
+    def signal(self, effect: Signal) -> None:
+        if effect.who == EVERYONE:
+            match effect.name:
+                case "STOP":
+                    self.memory.rest()
+                    self._tree.freeze()
+                case "CONT":
+                    self._tree.thaw()
+                    self.memory.run()
+                case "KILL":
+                    self._later(self._kill_everyone(self._generation))
+        elif (process := self._processes.get(effect.who)) is not None and process.pid:
+            self._tree.signal(process.pid, _SIGNALS[effect.name])
+
+    def drain(self) -> None:
+        """Reads what processes have printed up to this moment (DECISIONS "process output against events")."""
+        for process in self._processes.values():
+            for output in process.outputs:
+                output.drain()
+
+    # ── starting ──
+
+    async def _spawn(self, who: str, generation: int) -> None:
+        assert self.ledger is not None
+        reads: list[int] = []
+        writes: list[int] = []
+        try:
+            entry = self._plan.entry()
+            self.program, self.command = entry.file, " ".join(entry.argv)
+            reads, writes = _pipes(2 if self._plan.managed else 1)
+            env = dict(entry.env)
+            fds = [self._devnull, writes[0], writes[0], *writes[1:]]
+            if self._plan.managed:
+                env[_LOG_FD] = str(self._tree.fd_in_child(3, writes[1]))
+            limits = [(resource.RLIMIT_NOFILE, FILE_DESCRIPTORS), (resource.RLIMIT_CORE, 0)]
+            process = _Process(generation, self._outputs(reads, who))
+            reads = []  # theirs now
+            self._processes[who] = process
+            self.memory.run()
+            if who == RUNTIME:
+                self.ledger.spawned()
+            program = Program(entry.file, entry.argv, env, self._plan.places.task, fds, limits)
+            process.pid = await self._tree.spawn(program, lambda ended: self._ended(who, process, ended))
+        except EntrypointError as error:
+            self.program, self.command = error.program, None
+            self._failed(who, generation, str(error))
+        except ConnectionError:
+            self._failed(who, generation, "the environment's first process has gone")
+        except OSError as error:
+            self._failed(who, generation, f"fork/exec {self._plan.shown(self.program)}: {_reason(error)}")
+        finally:
+            for fd in (*reads, *writes):
+                os.close(fd)
+
+    def _failed(self, who: str, generation: int, message: str) -> None:
+        failed = self._processes.pop(who, None)
+        if failed is not None:
+            for output in failed.outputs:
+                output.close()
+        self._feed(SpawnFailed(who, generation, errors.INVALID_ENTRYPOINT, message))
+
+    def _outputs(self, reads: list[int], who: str) -> list[Output]:
+        ledger = self.ledger
+        assert ledger is not None
+        type_ = "function" if who == RUNTIME else "extension"  # EX-016
+        outputs = [Output(reads[0], Lines(lambda line: ledger.line(type_, line)))]
+        if len(reads) > 1:
+            outputs.append(Output(reads[1], Frames(lambda line: ledger.line(type_, line), ledger.mark)))
+        return outputs
+
+    # ── ending ──
+
+    def _ended(self, who: str, process: _Process, ended: Ended) -> None:
+        self.memory.peak = max(self.memory.peak, ended.peak)
+        self._settle(_SETTLE_ROUNDS, who, process, ended)
+
+    def _settle(self, rounds: int, who: str, process: _Process, ended: Ended) -> None:
+        """What the process sent before it died is in our sockets: it is heard first, then its end is told."""
+        if rounds:
+            asyncio.get_running_loop().call_soon(self._settle, rounds - 1, who, process, ended)
+            return
+        for output in process.outputs:
+            output.drain()
+        if not process.ended.done():
+            process.ended.set_result(None)
+            self._feed(Exited(who, process.generation, ended.code, ended.signal))
+
+    async def _kill_everyone(self, generation: int) -> None:
+        left = await self._tree.kill(self._limits.kill_wait)
+        mine = [p for p in self._processes.values() if p.generation == generation and p.pid]
+        waiting = [p.ended for p in mine if not p.ended.done()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=self._limits.kill_wait)
+        if left and self.ledger is not None:
+            self.ledger.diagnosis(f"sandbox: {left} processes did not end within {self._limits.kill_wait} s of SIGKILL", None)
+        self.memory.rest()
+        self._forget()
+        self._feed(Gone(generation))
+
+    def _forget(self) -> None:
+        processes, self._processes = self._processes, {}
+        for process in processes.values():
+            for output in process.outputs:
+                output.drain()
+                output.close()
+
+    def _memory_exceeded(self, used: int) -> None:
+        self._feed(MemoryExceeded(self._generation))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _pipes(count: int) -> tuple[list[int], list[int]]:
+    pairs = [pipe() for _ in range(count)]
+    return [read for read, _ in pairs], [write for _, write in pairs]
+
+
+def _reason(error: OSError) -> str:
+    """In the words in which AWS reports it (Go's)."""
+    known = {
+        errno.ENOENT: "no such file or directory",
+        errno.EACCES: "permission denied",
+        errno.ENOEXEC: "exec format error",
+        errno.E2BIG: "argument list too long",
+    }
+    return known.get(error.errno or 0, error.strerror or "unknown error")

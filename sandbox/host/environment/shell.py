@@ -1,0 +1,387 @@
+"""The inbox, the timers, the connections and the callers of one execution environment.
+
+`feed` is the only way in. Events are taken one at a time, so the machine is never re-entered and needs no locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import tempfile
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandbox.clock import Clock, Handle
+from sandbox.core import effects as fx
+from sandbox.core import errors
+from sandbox.core.errors import InvariantError
+from sandbox.core.events import ClientGone, Event, Invoke, Shutdown, Start, Timer
+from sandbox.core.function import FunctionConfig
+from sandbox.core.limits import STREAM_LIMIT, Limits
+from sandbox.core.machine import Machine
+from sandbox.host.environment.diagnosis import Scene, explain
+from sandbox.host.environment.job import Job
+from sandbox.host.environment.ledger import Ledger
+from sandbox.host.environment.processes import Processes
+from sandbox.host.runtimes import Plan, plan
+from sandbox.process.variables import DUMMY_CREDENTIALS, Identity
+from sandbox.telemetry.journal import Journal
+from sandbox.wire.http1 import Exchange
+from sandbox.wire.runtime_api import RuntimeApi, error_payload
+
+_UNHANDLED = "Unhandled"  # IN-021
+
+
+class Environment:
+    """One execution environment of one function version. `open`, then `submit` invokes, then `shutdown`.
+
+    on_idle: called when it can take another invoke. take_work: asked for a waiting job just before it would be frozen.
+    """
+
+    def __init__(
+        self,
+        function: FunctionConfig,
+        journal: Journal,
+        clock: Clock,
+        *,
+        limits: Limits | None = None,
+        credentials: Mapping[str, str] | None = None,
+        on_idle: Callable[[Environment], None] | None = None,
+        take_work: Callable[[Environment], Job | None] | None = None,
+    ) -> None:
+        self.function = function
+        self.clock = clock
+        self.limits = limits or Limits()
+        self.machine = Machine(limits=self.limits)
+        self.name = f"{_date(clock)}/[{function.version}]{uuid.uuid4().hex}"  # EN-009
+        self.last_used = clock.now()
+        self._journal = journal
+        self._credentials = dict(credentials if credentials is not None else DUMMY_CREDENTIALS)
+        self._on_idle = on_idle
+        self._take_work = take_work
+        self._api = RuntimeApi(self.feed, self._before_poll)
+        self._inbox: deque[Event] = deque()
+        self._busy = False
+        self._timers: dict[str, _Timer] = {}
+        self._jobs: dict[str, Job] = {}
+        self._init_error: bytes | None = None
+        self._folder: Path | None = None
+        self._server: asyncio.AbstractServer | None = None
+        self._closed = asyncio.Event()
+        self._broken: Exception | None = None
+        self._perform: dict[type[Any], Callable[[Any], None]] = {
+            fx.Deliver: self._deliver,
+            fx.Accept: self._accept,
+            fx.Refuse: self._refuse,
+            fx.Spawn: self._spawn,
+            fx.Signal: self._signal,
+            fx.SetTimer: self._set_timer,
+            fx.Emit: self._emit,
+            fx.Begun: self._begun,
+            fx.Answered: self._answered,
+            fx.Failed: self._failed,
+            fx.Closed: self._close,
+        }
+
+    # ── from outside ──
+
+    async def open(self) -> None:
+        """Makes the listener, the folders and the first process; Init has not begun yet. Raises SandboxError, OSError."""
+        loop = asyncio.get_running_loop()
+        # RT-002: the listener accepts before any process is started. uvloop and asyncio agree on this call.
+        self._server = await loop.create_server(self._api.protocol, "127.0.0.1", 0, backlog=256)
+        port = self._server.sockets[0].getsockname()[1]
+        try:
+            self._folder = Path(tempfile.mkdtemp(prefix="lambda-sandbox-"))
+            for name in ("tmp", "opt", "runtime"):
+                (self._folder / name).mkdir()
+            for layer in self.function.layers:  # EN-053: same-named folders merge, the last layer wins
+                shutil.copytree(layer, self._folder / "opt", symlinks=True, dirs_exist_ok=True)
+            identity = Identity(f"127.0.0.1:{port}", self.name, self.machine.initialization_type)
+            self.plan: Plan = plan(self.function, str(self._folder), identity, self._credentials)
+            self._processes = Processes(self.plan, self.clock, self.limits, self.function.memory_mb, self.feed)
+            self._ledger = self._processes.ledger = Ledger(
+                self._journal,
+                self.clock,
+                self.function,
+                self.name,
+                self.plan.version,
+                self._processes.memory.measured_peak,
+            )
+            await self._processes.open()
+        except BaseException:
+            await self._remove()
+            raise
+
+    def start(self) -> None:
+        """Begins Init without an invoke."""
+        self.feed(Start())
+
+    def submit(self, job: Job) -> None:
+        """Gives it an invocation. Only when `free` or `about_to_be_free`."""
+        self._jobs[job.invocation_id] = job
+        self.last_used = self.clock.now()
+        self.feed(Invoke(job.invocation_id, job.request_id, self.function.timeout))
+
+    @property
+    def free(self) -> bool:
+        return self.machine.free and self._broken is None
+
+    @property
+    def about_to_be_free(self) -> bool:
+        return self.machine.about_to_be_free and self._broken is None
+
+    async def shutdown(self, reason: str = "spindown") -> None:
+        """Ends it; returns when every process is dead and its folders are gone (LC-110)."""
+        if not self._closed.is_set():
+            self.feed(Shutdown(reason))
+        await self._closed.wait()
+        await self._processes.close()
+        await self._remove()
+
+    async def _remove(self) -> None:
+        self._api.close()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+        for timer in self._timers.values():
+            timer.handle.cancel()
+        self._timers.clear()
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    # ── the inbox ──
+
+    def feed(self, event: Event) -> None:
+        """One event for the machine; everything that follows from it is done on return."""
+        inbox = self._inbox
+        inbox.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        handle, perform, now = self.machine.handle, self._perform, self.clock.now
+        try:
+            while inbox:
+                for effect in handle(inbox.popleft(), now()):
+                    perform[type(effect)](effect)
+        except InvariantError as error:
+            self._break(error)
+        finally:
+            self._busy = False
+
+    def _break(self, error: InvariantError) -> None:
+        """Our mistake: this environment ends, and whoever waits for it is told. Nothing is swallowed."""
+        self._broken = error
+        text = f"sandbox: a mistake of lambda-sandbox itself ended this environment, please report it: {error}"
+        self._ledger.diagnosis(text, None)
+        self._inbox.clear()
+        for job in list(self._jobs.values()):
+            self._platform_error(job, errors.SANDBOX_FAILURE, str(error), "failure", "invoke")
+            self._finish(job)
+        self._processes.signal(fx.Signal(fx.EVERYONE, "KILL"))
+        self._closed.set()
+
+    def _before_poll(self) -> None:
+        """Before the runtime's poll is told: its output belongs to this invoke, and work that waits spares a freeze."""
+        self._processes.drain()
+        if self._take_work is not None and self.machine.about_to_be_free and (job := self._take_work(self)) is not None:
+            self.submit(job)
+
+    # ── effects → connections ──
+
+    def _deliver(self, effect: fx.Deliver) -> None:
+        job = self._jobs[effect.invocation_id]
+        if job.event is None:
+            left = self.machine.invocations[effect.invocation_id].deadline - self.clock.now()
+            job.deliver_as(int((self.clock.wall() + left) * 1000))  # RT-023: epoch milliseconds
+        assert job.event is not None
+        if not self._api.deliver(effect.conn, job.event):
+            self._inbox.append(ClientGone(effect.conn))
+
+    def _accept(self, effect: fx.Accept) -> None:
+        exchange = self._api.exchange(effect.conn)
+        if exchange is not None and exchange.note is None and exchange.target.endswith(b"/init/error"):
+            self._init_error = error_payload(exchange)
+        self._api.accept(effect.conn)
+
+    def _refuse(self, effect: fx.Refuse) -> None:
+        self._api.refuse(effect.conn, effect.status, effect.error_type, effect.message)
+
+    def _begun(self, effect: fx.Begun) -> None:
+        """A body is on its way: a caller who streams gets it as it comes."""
+        job, exchange = self._jobs[effect.invocation_id], self._api.exchange(effect.conn)
+        if job.stream is None or exchange is None or not exchange.target.endswith(b"/response"):
+            return
+        job.stream.begin(_content_type(exchange), exchange)
+        chunks, exchange.chunks = exchange.chunks, []
+        exchange.limit, exchange.sink = STREAM_LIMIT, job.stream.push
+        for chunk in chunks:
+            job.stream.push(chunk)
+
+    def _answered(self, effect: fx.Answered) -> None:
+        job, exchange = self._jobs[effect.invocation_id], self._api.exchange(effect.conn)
+        assert exchange is not None
+        result = job.result
+        result.content_type = _content_type(exchange)
+        mid_stream = exchange.trailers.get(b"lambda-runtime-function-error-type")
+        if effect.error and mid_stream is not None and not exchange.target.endswith(b"/error"):
+            self._error_in_mid_stream(job, exchange, mid_stream)
+        elif effect.error:
+            result.function_error, result.status = _UNHANDLED, "error"
+            result.error_type = self._api.error_type(exchange)
+            result.payload = error_payload(exchange)
+        else:
+            result.payload = exchange.body
+        self._give(job)
+
+    def _error_in_mid_stream(self, job: Job, exchange: Exchange, error_type: bytes) -> None:
+        """RT-072: the type and, in base64, the details come in trailers. Details that are no base64 are left out (RT-080)."""
+        import base64
+        import binascii
+
+        result = job.result
+        result.function_error, result.status = _UNHANDLED, "error"
+        result.error_type = error_type.decode("latin-1")
+        try:
+            result.payload = base64.b64decode(exchange.trailers.get(b"lambda-runtime-function-error-body", b""), validate=True)
+        except binascii.Error:
+            result.payload = b""
+        if not result.payload:
+            result.payload = _error_document(result.error_type, "the response was broken off by an error")
+
+    # ── effects → callers ──
+
+    def _give(self, job: Job) -> None:
+        """The caller's answer is whole."""
+        job.result.executed_version = self.function.version
+        stream = job.stream
+        if stream is not None:
+            if stream.content_type is None:  # it came whole
+                stream.content_type = job.result.content_type
+                if job.result.function_error is None:
+                    stream.push(job.result.payload)
+            stream.result = job.result
+            stream.end()
+        if not job.answered.done():
+            job.answered.set_result(None)
+
+    def _failed(self, effect: fx.Failed) -> None:
+        job = self._jobs[effect.invocation_id]
+        if effect.reported and self._init_error is not None:
+            result = job.result
+            result.function_error, result.status = _UNHANDLED, "error"
+            result.error_type, result.error_phase = effect.error_type, effect.phase
+            result.payload = self._init_error  # RT-102
+            self._give(job)
+        else:
+            self._explain(effect, job)
+            message = effect.message
+            if effect.error_type not in (errors.RESPONSE_TOO_LARGE, errors.BAD_RESPONSE_MODE, errors.TRUNCATED_RESPONSE):
+                message = errors.platform_message(job.request_id, message)
+            self._platform_error(job, effect.error_type, message, effect.status, effect.phase)
+        if effect.invocation_id not in self.machine.invocations:
+            self._finish(job)
+
+    def _platform_error(self, job: Job, error_type: str, message: str, status: str, phase: str) -> None:
+        result = job.result
+        result.function_error, result.status = _UNHANDLED, status
+        result.error_type, result.error_phase = error_type, phase
+        result.content_type = "application/json"
+        result.payload = _error_document(error_type, message)
+        self._give(job)
+
+    def _explain(self, effect: fx.Failed, job: Job) -> None:
+        self._processes.drain()
+        scene = Scene(
+            effect.error_type,
+            effect.message,
+            effect.phase,
+            self.function,
+            self._api.last_call,
+            list(self._ledger.last_lines),
+            self._processes.memory.now,
+            self._processes.program,
+            self._processes.command,
+        )
+        self._ledger.diagnosis(explain(scene), job.request_id)
+
+    def _finish(self, job: Job) -> None:
+        self._jobs.pop(job.invocation_id, None)
+        if not job.reported.done():
+            job.reported.set_result(None)
+
+    # ── effects → records, processes, timers ──
+
+    def _emit(self, effect: fx.Emit) -> None:
+        job = self._jobs.get(effect.invocation_id) if effect.invocation_id is not None else None
+        if effect.type == "platform.runtimeDone" and effect.record["status"] != "success":
+            self._processes.drain()  # the last words come before END
+        elif effect.type == "platform.initStart":
+            self._init_error = None
+        self._ledger.emit(effect, job)
+        if effect.type == "platform.report" and job is not None and job.answered.done():
+            self._finish(job)
+
+    def _spawn(self, effect: fx.Spawn) -> None:
+        self._processes.spawn(effect.who, effect.generation)
+
+    def _signal(self, effect: fx.Signal) -> None:
+        self._processes.signal(effect)
+        if effect.who == fx.EVERYONE and effect.name == "STOP" and self._on_idle is not None:
+            self._on_idle(self)
+        elif effect.who == fx.EVERYONE and effect.name == "KILL":
+            self._api.close()
+
+    def _set_timer(self, effect: fx.SetTimer) -> None:
+        """One timer per token. A later deadline leaves a running one alone: when that rings too early, it is set anew."""
+        event = Timer(effect.token, effect.key, effect.generation)
+        timer = self._timers.get(effect.token)
+        if timer is None or effect.at < timer.rings_at:
+            if timer is not None:
+                timer.handle.cancel()
+            handle = self.clock.call_at(effect.at, lambda: self._ring(effect.token))
+            self._timers[effect.token] = _Timer(handle, effect.at, effect.at, event)
+        else:
+            timer.wanted_at, timer.event = effect.at, event
+
+    def _ring(self, token: str) -> None:
+        timer = self._timers[token]
+        if self.clock.now() < timer.wanted_at:
+            timer.rings_at = timer.wanted_at
+            timer.handle = self.clock.call_at(timer.wanted_at, lambda: self._ring(token))
+        else:
+            del self._timers[token]
+            self.feed(timer.event)
+
+    def _close(self, effect: fx.Closed) -> None:
+        self._closed.set()
+
+
+@dataclass(slots=True)
+class _Timer:
+    """A timer that runs. It rings at `rings_at`; by then it may be wanted later."""
+
+    handle: Handle
+    rings_at: float
+    wanted_at: float
+    event: Timer
+
+
+def _content_type(exchange: Exchange) -> str:
+    return exchange.headers.get(b"content-type", b"application/json").decode("latin-1")
+
+
+def _error_document(error_type: str, message: str) -> bytes:
+    """IN-027."""
+    return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
+
+
+def _date(clock: Clock) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y/%m/%d")

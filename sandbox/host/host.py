@@ -1,0 +1,198 @@
+"""The library's public face."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sandbox.clock import Clock, SystemClock
+from sandbox.core.errors import ConfigError
+from sandbox.core.function import FunctionConfig
+from sandbox.core.limits import Limits
+from sandbox.host.environment import Environment, Job
+from sandbox.host.environment.job import check_payload
+from sandbox.host.result import InvokeResult, ResponseStream
+from sandbox.host.runtimes import find_interpreter
+from sandbox.host.scheduler import Scheduler, Throttled
+from sandbox.telemetry.journal import Journal
+
+__all__ = ["Function", "Host", "Throttled"]
+
+
+class Host:
+    """Holds functions and their execution environments. Use it as `async with Host() as host`.
+
+    limits: the lifecycle's time limits, for tests. clock: time itself, for tests. credentials: the AWS credentials that
+    functions get; dummies unless given. journal: every record goes there; subscribe to see what happens.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        credentials: Mapping[str, str] | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.clock = clock or SystemClock()
+        self.journal = journal or Journal()
+        self._credentials = credentials
+        self._functions: list[Function] = []
+
+    async def __aenter__(self) -> Host:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self, reason: str = "spindown") -> None:
+        """Shuts every environment down (reason: spindown, timeout or failure)."""
+        functions, self._functions = self._functions, []
+        await asyncio.gather(*(function.close(reason) for function in functions))
+
+    async def deploy(self, code: str | Path | FunctionConfig, **settings: Any) -> Function:
+        """A function, ready to be invoked; no process runs yet. `settings` are those of FunctionConfig.
+
+        Raises ConfigError for what Lambda would refuse, Unsupported for what this machine has not.
+        """
+        config = code if isinstance(code, FunctionConfig) else FunctionConfig(str(code), **settings)
+        for folder in (config.code, *config.layers):
+            _check_folder(folder)
+        interpreter = find_interpreter(config.runtime)
+        if interpreter is not None and not config.handler:
+            config = replace(config, handler="lambda_function.lambda_handler")  # what AWS's console makes
+        function = Function(self, config, self._credentials)
+        self._functions.append(function)
+        return function
+
+
+class Function:
+    """A deployed function version; made by `Host.deploy`."""
+
+    def __init__(self, host: Host, config: FunctionConfig, credentials: Mapping[str, str] | None) -> None:
+        self.config = config
+        self._host = host
+        self._scheduler = Scheduler(self._make_environment, host.clock)
+        self._credentials = credentials
+
+    def _make_environment(self) -> Environment:
+        return Environment(
+            self.config,
+            self._host.journal,
+            self._host.clock,
+            limits=self._host.limits,
+            credentials=self._credentials,
+            on_idle=lambda environment: self._scheduler.idle(environment),
+            take_work=lambda environment: self._scheduler.take_work(environment),
+        )
+
+    @property
+    def environments(self) -> tuple[Environment, ...]:
+        """The execution environments there are now."""
+        return self._scheduler.environments
+
+    async def initialise(self) -> None:
+        """Makes an environment and begins its Init, without an invoke (LC-008)."""
+        (await self._scheduler.add()).start()
+
+    async def invoke(
+        self,
+        event: Any = None,
+        *,
+        payload: bytes | None = None,
+        wait_for_report: bool = True,
+        request_id: str | None = None,
+        client_context: Any = None,
+        cognito_identity: Mapping[str, str] | None = None,
+        trace_id: str | None = None,
+        tenant_id: str | None = None,
+    ) -> InvokeResult:
+        """Invokes it, in an environment that is free or a new one.
+
+        event: anything that json can write, None for {}; or payload: JSON as bytes. A function that fails is a result, not
+        an exception; see InvokeResult.check. Raises ConfigError for what the Invoke API would refuse, and Throttled.
+        With wait_for_report=False it returns as soon as the caller's answer is there: report and log come later.
+        """
+        body = _payload(event, payload)
+        context = (request_id, client_context, cognito_identity, trace_id, tenant_id)
+        job = await self._submit(body, None, *context)
+        await job.answered
+        if wait_for_report:
+            await job.reported
+        return job.result
+
+    async def invoke_stream(
+        self,
+        event: Any = None,
+        *,
+        payload: bytes | None = None,
+        request_id: str | None = None,
+        client_context: Any = None,
+        cognito_identity: Mapping[str, str] | None = None,
+        trace_id: str | None = None,
+        tenant_id: str | None = None,
+    ) -> ResponseStream:
+        """Invokes it; the answer's bytes come as the runtime sends them (RT-070)."""
+        stream = ResponseStream(self._host.clock)
+        context = (request_id, client_context, cognito_identity, trace_id, tenant_id)
+        await self._submit(_payload(event, payload), stream, *context)
+        return stream
+
+    async def _submit(
+        self,
+        payload: bytes,
+        stream: ResponseStream | None,
+        request_id: str | None,
+        client_context: Any,
+        cognito_identity: Mapping[str, str] | None,
+        trace_id: str | None,
+        tenant_id: str | None,
+    ) -> Job:
+        job = Job(
+            payload,
+            arn=self.config.arn,
+            accepted_at=self._host.clock.now(),
+            wall=self._host.clock.wall(),
+            request_id=request_id,
+            client_context=client_context,
+            cognito_identity=cognito_identity,
+            trace_id=trace_id,
+            tenant_id=tenant_id,
+            stream=stream,
+        )
+        await self._scheduler.place(job)
+        return job
+
+    async def close(self, reason: str = "spindown") -> None:
+        """Shuts its environments down."""
+        await self._scheduler.close(reason)
+
+
+def _payload(event: Any, payload: bytes | None) -> bytes:
+    if payload is not None:
+        check_payload(payload or b"{}")
+        return payload or b"{}"  # DECISIONS "empty Invoke payload"
+    if event is None:
+        return b"{}"
+    try:
+        body = json.dumps(event).encode()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the event cannot be written as JSON: {error}") from None
+    check_payload(body)
+    return body
+
+
+def _check_folder(folder: str) -> None:
+    path = Path(folder)
+    if path.suffix == ".zip" and path.is_file():
+        raise ConfigError(f"{folder}: a .zip is not understood by this version: unpack it and name the folder")
+    if not path.is_dir():
+        raise ConfigError(f"{folder}: there is no such folder")

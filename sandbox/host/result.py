@@ -1,0 +1,160 @@
+"""What an invoke comes back with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sandbox.clock import Clock
+from sandbox.core.errors import FunctionFailure
+from sandbox.core.limits import STREAM_BURST, STREAM_RATE
+from sandbox.telemetry.journal import Record
+from sandbox.telemetry.report import lines_of
+
+_QUEUE_BYTES: Final = 256 * 1024  # a stream's reader may be this far behind before the runtime is made to wait
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The figures of REPORT. Times in ms, memory in MB of 1,024 KB. init_duration_ms only after a cold Init (TL-075)."""
+
+    duration_ms: float
+    billed_duration_ms: int
+    memory_size_mb: int
+    max_memory_used_mb: int
+    status: str
+    init_duration_ms: float | None = None
+    error_type: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The keys of `--json`."""
+        document: dict[str, Any] = {"durationMs": self.duration_ms, "billedDurationMs": self.billed_duration_ms}
+        if self.init_duration_ms is not None:
+            document["initDurationMs"] = self.init_duration_ms
+        document |= {"memorySizeMB": self.memory_size_mb, "maxMemoryUsedMB": self.max_memory_used_mb, "status": self.status}
+        if self.error_type is not None:
+            document["errorType"] = self.error_type
+        return document
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of the timeline. start_ms counts from the moment the invoke was asked for; None is unknown."""
+
+    name: str
+    start_ms: float | None
+    duration_ms: float | None
+
+    def document(self) -> dict[str, Any]:
+        return {"name": self.name, "startMs": self.start_ms, "durationMs": self.duration_ms}
+
+
+@dataclass(slots=True)
+class InvokeResult:
+    """The answer to one invoke.
+
+    payload: the bytes that the caller gets. function_error: None, or "Unhandled" (IN-021). status: ok, error, timeout or
+    failure, as the caller sees it. error_phase: "init" or "invoke" if the platform ended it. report, phases and records are
+    there once everybody has polled again; `invoke` waits for that unless told not to.
+    """
+
+    request_id: str
+    invocation_id: str
+    payload: bytes = b""
+    content_type: str = "application/json"
+    function_error: str | None = None
+    executed_version: str = "$LATEST"
+    status: str = "ok"
+    error_type: str | None = None
+    error_phase: str | None = None
+    report: Report | None = None
+    phases: list[Phase] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+
+    @property
+    def log(self) -> list[str]:
+        """The log lines of this invoke, from the end of the one before it to its REPORT."""
+        return [line for record in self.records for line in lines_of(record)]
+
+    def json(self) -> Any:
+        """The payload, parsed. Raises ValueError if it is not JSON."""
+        return json.loads(self.payload)
+
+    def check(self) -> InvokeResult:
+        """Itself, or FunctionFailure if the function failed."""
+        if self.function_error is None:
+            return self
+        try:
+            document = json.loads(self.payload)
+            error_type, message = document.get("errorType"), document.get("errorMessage")
+        except (ValueError, AttributeError):
+            error_type, message = None, self.payload.decode("utf-8", "replace")
+        raise FunctionFailure(str(error_type or self.error_type or ""), str(message or ""))
+
+
+class Bucket:
+    """RT-075: a stream's first 6 MiB pass at once, then 2 MiB a second."""
+
+    def __init__(self, clock: Clock, burst: float = STREAM_BURST, rate: float = STREAM_RATE) -> None:
+        self._clock = clock
+        self._rate = rate
+        self._burst = burst
+        self._level = float(burst)
+        self._at = clock.now()
+
+    def take(self, size: int) -> float:
+        """Takes `size` bytes; returns how many seconds to wait before they may go."""
+        now = self._clock.now()
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate) - size
+        self._at = now
+        return max(0.0, -self._level / self._rate)
+
+
+class ResponseStream:
+    """An answer as it comes: `async for chunk in stream`, then `stream.result`.
+
+    A reader that is slow makes the runtime wait. result.function_error and error_type tell of an error in mid-stream.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._bucket = Bucket(clock)
+        self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._queued = 0
+        self._flow: Any = None  # the exchange that the chunks come from, while it can be paused
+        self.content_type: str | None = None
+        self.result: InvokeResult | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._read()
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        while (chunk := await self._chunks.get()) is not None:
+            self._queued -= len(chunk)
+            if self._flow is not None and self._queued < _QUEUE_BYTES:
+                self._flow.resume()
+            if (wait := self._bucket.take(len(chunk))) > 0:
+                await self._clock.sleep(wait)
+            yield chunk
+
+    # ── for the environment ──
+
+    def begin(self, content_type: str, flow: Any) -> None:
+        self.content_type = content_type
+        self._flow = flow
+
+    def push(self, chunk: bytes) -> None:
+        if chunk:
+            self._queued += len(chunk)
+            self._chunks.put_nowait(chunk)
+            if self._flow is not None and self._queued > _QUEUE_BYTES:
+                self._flow.pause()
+
+    def end(self) -> None:
+        if self._flow is not None:
+            self._flow.resume()
+            self._flow = None
+        self._chunks.put_nowait(None)

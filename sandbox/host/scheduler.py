@@ -1,0 +1,116 @@
+"""Which environment of a function gets an invoke.
+
+The one used last of those that are frozen; else one that has answered and is about to poll; else one that is being
+initialised or reset and has no work; else a new one; else a throttle (LC-038, DECISIONS "invoke that finds no idle
+environment"). So a caller who invokes one by one always meets the same environment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from sandbox.clock import Clock, Handle
+from sandbox.core.errors import SandboxError
+from sandbox.core.limits import ACCOUNT_CONCURRENCY, REPOLL_WAIT
+from sandbox.host.environment import Environment, Job
+
+
+class Throttled(SandboxError):
+    """No environment is free and no other may be made: TooManyRequestsException."""
+
+
+class Scheduler:
+    """The environments of one function version. make: creates one whose callbacks are ours."""
+
+    def __init__(self, make: Callable[[], Environment], clock: Clock, limit: int = ACCOUNT_CONCURRENCY) -> None:
+        self._make = make
+        self._clock = clock
+        self._limit = limit
+        self._environments: list[Environment] = []
+        self._idle: list[Environment] = []  # the last one was used last
+        self._waiting: deque[Job] = deque()  # for an environment that is about to poll
+        self._opening = 0
+        self._timer: Handle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def environments(self) -> tuple[Environment, ...]:
+        return tuple(self._environments)
+
+    async def place(self, job: Job) -> None:
+        """Gives the job to an environment. Raises Throttled, or what making an environment raises."""
+        if self._idle:
+            self._idle.pop().submit(job)
+        elif any(e.about_to_be_free for e in self._environments) and not self._waiting:
+            self._waiting.append(job)
+            self._timer = self._clock.call_at(self._clock.now() + REPOLL_WAIT, self._waited_enough)
+        else:
+            await self._place_elsewhere(job)
+
+    async def _place_elsewhere(self, job: Job) -> None:
+        for environment in self._environments:
+            if environment.free:
+                environment.submit(job)
+                return
+        if len(self._environments) + self._opening >= self._limit:
+            raise Throttled(f"Rate Exceeded. All {self._limit} execution environments are busy")
+        (await self.add()).submit(job)
+
+    async def add(self) -> Environment:
+        """A new environment, open; Init has not begun."""
+        environment = self._make()
+        self._opening += 1
+        try:
+            await environment.open()
+        finally:
+            self._opening -= 1
+        self._environments.append(environment)
+        return environment
+
+    # ── told by environments ──
+
+    def take_work(self, environment: Environment) -> Job | None:
+        """The job that waits for this poll, if any."""
+        if not self._waiting:
+            return None
+        self._stop_waiting()
+        return self._waiting.popleft()
+
+    def idle(self, environment: Environment) -> None:
+        """It is frozen, and free."""
+        if environment in self._idle:
+            self._idle.remove(environment)
+        self._idle.append(environment)
+
+    def _waited_enough(self) -> None:
+        self._timer = None
+        while self._waiting:
+            job = self._waiting.popleft()
+            task = asyncio.get_running_loop().create_task(self._place_late(job))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _place_late(self, job: Job) -> None:
+        try:
+            if self._idle:
+                self._idle.pop().submit(job)
+            else:
+                await self._place_elsewhere(job)
+        except Exception as error:
+            if not job.answered.done():
+                job.answered.set_exception(error)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def close(self, reason: str) -> None:
+        """Shuts every environment down, at the same time."""
+        self._stop_waiting()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        environments, self._environments, self._idle = self._environments, [], []
+        await asyncio.gather(*(environment.shutdown(reason) for environment in environments))

@@ -1,0 +1,316 @@
+/* The parent of all processes of one execution environment.
+ *
+ * It starts processes when the host asks, reports how they ended, adopts and reaps whatever they leave behind (it is a
+ * child subreaper, so the environment is exactly its tree of descendants), stops, continues or kills that whole tree, and
+ * when the host vanishes (end of file on the socket) it kills everything and leaves. It decides nothing else.
+ *
+ * It never signals "everyone" (kill(-1)): outside a pid namespace that would be the user's whole session.
+ *
+ * One SOCK_SEQPACKET descriptor, one packet a message, native byte order:
+ *   request  u32 seq, op; s32 a, b; descriptors
+ *     SPAWN   descriptors: the spec (see below), then the child's 0, 1, 2, ...; answer b = pid, or a = -errno, b = step
+ *     SIGNAL  a = pid, or -pgid; b = signal
+ *     SWEEP   a = signal for every descendant; b = longest wait in ms. SIGSTOP: until all are seen stopped;
+ *             SIGKILL: until none is left; SIGCONT: once. Answer a = 0, -EAGAIN (not in time) or -ECANCELED (another
+ *             request came first), b = descendants seen outside the process groups of what the host started
+ *   answer   u32 seq, kind; s32 a, b
+ *     READY   a = protocol version;  ANSWER a = 0 or -errno;  EXITED a = pid, b = wait status,
+ *     seq = the most memory it ever had resident, in KB
+ *
+ * Spec: u32 argc, envc, nlimits, 0; nlimits times u32 resource, 0, u64 soft, hard; then NUL-ended strings: file, cwd,
+ * argv, env.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { VERSION = 1 };
+enum { SPAWN = 1, SIGNAL, SWEEP };
+enum { READY = 1, ANSWER, EXITED };
+enum { STEP_SPEC = 1, STEP_CWD, STEP_FDS, STEP_LIMITS, STEP_EXEC };
+enum { MAX_FDS = 16, MAX_CHILDREN = 64, MAX_TREE = 8192, FAREWELL_MS = 2000 };
+
+struct message { uint32_t seq, op; int32_t a, b; };
+struct limit { uint32_t resource, pad; uint64_t soft, hard; };
+struct spec { uint32_t argc, envc, nlimits, pad; };
+
+static int host;                       /* the socket */
+static pid_t children[MAX_CHILDREN];   /* started for the host, not yet reaped */
+static pid_t tree[MAX_TREE];           /* descendants, as the last walk saw them */
+
+static void answer(uint32_t seq, uint32_t kind, int32_t a, int32_t b) {
+    struct message body = {seq, kind, a, b};
+    while (send(host, &body, sizeof body, MSG_NOSIGNAL) < 0)
+        if (errno != EINTR) return;    /* the host is gone: the next receive says so */
+}
+
+static void reap(void) {
+    int status;
+    struct rusage used;
+    for (pid_t pid; (pid = wait4(-1, &status, WNOHANG, &used)) > 0;)
+        for (int i = 0; i < MAX_CHILDREN; i++)
+            if (children[i] == pid) {
+                children[i] = 0;
+                answer(used.ru_maxrss, EXITED, pid, status);
+                break;
+            }
+}
+
+/* ── starting ── */
+
+struct program { char *file, *cwd, **argv, **envp; struct limit *limits; uint32_t nlimits; };
+
+/* Lays the spec out as execve wants it. Returns 0, or -1 with errno. The mapping is the caller's to unmap. */
+static int read_spec(char *map, size_t size, struct program *out, char **list, size_t room) {
+    struct spec *spec = (struct spec *)map;
+    if (size < sizeof *spec || map[size - 1] != 0) { errno = EINVAL; return -1; }
+    size_t words = (size_t)spec->argc + spec->envc + 2;
+    char *at = map + sizeof *spec + spec->nlimits * sizeof(struct limit), *end = map + size;
+    if (spec->nlimits > 16 || words + 2 > room || at >= end) { errno = EINVAL; return -1; }
+    *out = (struct program){.limits = (struct limit *)(spec + 1), .nlimits = spec->nlimits, .argv = list};
+    for (size_t i = 0; i < words; i++) {
+        if (at >= end) { errno = EINVAL; return -1; }
+        if (i == 0) out->file = at;
+        else if (i == 1) out->cwd = at;
+        else *list++ = at;
+        at += strlen(at) + 1;
+        if (i == (size_t)spec->argc + 1) { *list++ = NULL; out->envp = list; }
+    }
+    *list = NULL;
+    return 0;
+}
+
+/* In the child, which still shares our memory (vfork): becomes the program, or leaves why not in *failed. */
+static void become(struct program *p, int *fds, int nfds, volatile int *failed, volatile int *step) {
+    sigset_t none;
+    *step = STEP_FDS;
+    for (int i = 0; i < nfds; i++)     /* lift all out of the way first, then set 0, 1, 2, ... */
+        if ((fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64)) < 0) goto fail;
+    for (int i = 0; i < nfds; i++)
+        if (dup2(fds[i], i) < 0) goto fail;
+    *step = STEP_LIMITS;
+    for (uint32_t i = 0; i < p->nlimits; i++) {
+        struct rlimit lim = {p->limits[i].soft, p->limits[i].hard};
+        if (setrlimit(p->limits[i].resource, &lim)) goto fail;
+    }
+    *step = STEP_CWD;
+    if (chdir(p->cwd)) goto fail;
+    *step = STEP_EXEC;
+    setsid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  /* should this program itself be killed */
+    umask(022);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    execve(p->file, p->argv, p->envp);
+fail:
+    *failed = errno;
+    _exit(127);
+}
+
+static void spawn(uint32_t seq, int *fds, int nfds) {
+    struct program program;
+    struct stat st;
+    volatile int failed = 0, step = STEP_SPEC;
+    int slot = 0;
+    while (slot < MAX_CHILDREN && children[slot]) slot++;
+    if (slot == MAX_CHILDREN || nfds < 4 || fstat(fds[0], &st)) { answer(seq, ANSWER, -EINVAL, step); return; }
+    size_t size = st.st_size, room = size / 2 + 8;
+    char *map = mmap(NULL, size + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE, fds[0], 0);
+    char **list = malloc(room * sizeof *list);
+    if (map == MAP_FAILED || !list || read_spec(map, size, &program, list, room)) failed = errno ? errno : ENOMEM;
+    else {
+        pid_t pid = vfork();
+        if (pid == 0) become(&program, fds + 1, nfds - 1, &failed, &step);
+        if (pid < 0) failed = errno;
+        else if (failed) waitpid(pid, NULL, 0);        /* it never was the program: not an exit to report */
+        else {
+            children[slot] = pid;
+            answer(seq, ANSWER, 0, pid);
+        }
+    }
+    if (failed) answer(seq, ANSWER, -failed, step);
+    free(list);
+    if (map != MAP_FAILED) munmap(map, size + 1);
+}
+
+/* ── the tree ── */
+
+static int add_children(const char *path, int count) {
+    char text[16384];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return count;
+    ssize_t have = 0, n;
+    while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) have += n;
+    close(fd);
+    text[have] = 0;
+    for (char *at = text, *end; count < MAX_TREE; at = end) {
+        long pid = strtol(at, &end, 10);
+        if (end == at) break;
+        tree[count++] = pid;
+    }
+    return count;
+}
+
+/* All descendants, parents before their children. */
+static int walk(void) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
+    int count = add_children(path, 0);
+    for (int i = 0; i < count; i++) {
+        snprintf(path, sizeof path, "/proc/%d/task", tree[i]);
+        DIR *dir = opendir(path);
+        if (!dir) continue;
+        for (struct dirent *e; (e = readdir(dir));) {
+            if (e->d_name[0] == '.') continue;
+            char child[128];
+            snprintf(child, sizeof child, "/proc/%d/task/%.12s/children", tree[i], e->d_name);
+            count = add_children(child, count);
+        }
+        closedir(dir);
+    }
+    return count;
+}
+
+/* The state letter of a thread, 'X' if it is gone. */
+static char state_of(int pid, const char *tid) {
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/%d/task/%.12s/stat", pid, tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 'X';
+    ssize_t n = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (n <= 0) return 'X';
+    text[n] = 0;
+    char *paren = strrchr(text, ')');
+    return paren && paren[1] ? paren[2] : 'X';
+}
+
+static int all_threads_in(int pid, const char *states) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task", pid);
+    DIR *dir = opendir(path);
+    int all = 1;
+    if (!dir) return 1;                                /* gone */
+    for (struct dirent *e; all && (e = readdir(dir));)
+        if (e->d_name[0] != '.') all = strchr(states, state_of(pid, e->d_name)) != NULL;
+    closedir(dir);
+    return all;
+}
+
+static int is_stray(pid_t pid) {
+    pid_t group = getpgid(pid);
+    for (int i = 0; i < MAX_CHILDREN; i++)
+        if (children[i] && children[i] == group) return 0;
+    return 1;
+}
+
+static long elapsed_ms(const struct timespec *start) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (now.tv_sec - start->tv_sec) * 1000 + (now.tv_nsec - start->tv_nsec) / 1000000;
+}
+
+/* One pass: signals what is not yet as wanted. Returns how many were not. */
+static int pass(int sig, int *strays) {
+    int count = walk(), unlike = 0;
+    *strays = 0;
+    for (int i = 0; i < count; i++) {
+        int done = sig != SIGCONT && all_threads_in(tree[i], sig == SIGSTOP ? "TtZX" : "ZX");
+        if (is_stray(tree[i])) ++*strays;
+        if (done) continue;
+        unlike++;
+        kill(tree[i], sig);
+    }
+    return unlike;
+}
+
+static void sweep(uint32_t seq, int sig, int wait_ms, int give_way) {
+    struct timespec start;
+    int strays = 0, most = 0, quiet = 0, result = 0;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    for (int i = 0; i < MAX_CHILDREN; i++)             /* whole groups first: nothing forks out of that */
+        if (children[i]) kill(-children[i], sig);
+    for (;;) {
+        int unlike = pass(sig, &strays);
+        if (strays > most) most = strays;
+        if (sig == SIGKILL) reap();
+        quiet = unlike ? 0 : quiet + 1;
+        if (sig == SIGCONT || quiet >= 2) break;       /* what was forked during one walk is seen by the next */
+        if (elapsed_ms(&start) >= wait_ms) { result = -EAGAIN; break; }
+        if (give_way && poll(&(struct pollfd){host, POLLIN, 0}, 1, 0) > 0) { result = -ECANCELED; break; }
+        if (unlike) nanosleep(&(struct timespec){0, 50000}, NULL);
+    }
+    if (seq) answer(seq, ANSWER, result, most);
+}
+
+/* ── the loop ── */
+
+static void serve(void) {
+    struct message req;
+    struct iovec iov = {&req, sizeof req};
+    union { struct cmsghdr align; char room[CMSG_SPACE(MAX_FDS * sizeof(int))]; } control;
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    int fds[MAX_FDS], nfds = 0;
+    ssize_t n = recvmsg(host, &msg, MSG_CMSG_CLOEXEC);
+    if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
+    if (n <= 0) {                                      /* the host is gone */
+        sweep(0, SIGKILL, FAREWELL_MS, 0);
+        _exit(0);
+    }
+    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+        nfds = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        memcpy(fds, CMSG_DATA(c), nfds * sizeof(int));
+    }
+    if (n != sizeof req || msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) answer(n == sizeof req ? req.seq : 0, ANSWER, -EMSGSIZE, 0);
+    else if (req.op == SPAWN) {
+        int kept[MAX_FDS];                             /* vfork: the child changes the array it is given */
+        memcpy(kept, fds, sizeof kept);
+        spawn(req.seq, kept, nfds);
+    } else if (req.op == SIGNAL) answer(req.seq, ANSWER, kill(req.a, req.b) ? -errno : 0, 0);
+    else if (req.op == SWEEP) sweep(req.seq, req.a, req.b, req.a == SIGSTOP);
+    else answer(req.seq, ANSWER, -ENOSYS, 0);
+    for (int i = 0; i < nfds; i++) close(fds[i]);
+}
+
+int main(int argc, char **argv) {
+    sigset_t chld;
+    if (argc != 2) { fputs("lambda-sandbox starts this program itself\n", stderr); return 2; }
+    host = atoi(argv[1]);
+    fcntl(host, F_SETFD, FD_CLOEXEC);
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) return 3;
+    for (int sig = 1; sig < 32; sig++) signal(sig, SIG_DFL);
+    sigfillset(&chld);                                 /* only SIGKILL and SIGSTOP can disturb it */
+    sigprocmask(SIG_SETMASK, &chld, NULL);
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    struct pollfd ready[2] = {{host, POLLIN, 0}, {signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK), POLLIN, 0}};
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
+    answer(0, READY, VERSION, access(path, R_OK) == 0);
+    for (;;) {
+        if (poll(ready, 2, -1) < 0 && errno != EINTR) return 1;
+        if (ready[1].revents) {
+            struct signalfd_siginfo drop;
+            while (read(ready[1].fd, &drop, sizeof drop) > 0) {}
+            reap();
+        }
+        if (ready[0].revents) serve();
+    }
+}

@@ -1,0 +1,166 @@
+"""What processes print: lines from stdout and stderr, framed records from the log descriptor.
+
+stdout and stderr of a process share one pipe, so that their order is kept, as on a terminal. The log descriptor
+(`_LAMBDA_TELEMETRY_LOG_FD`) carries frames: u32 type | u32 length | u64 µs since the epoch | message, big endian, where bit 1
+of the type says whether the time is there and bits 2 to 4 are the level (real-clients.md §5). Frames are read by those bits.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import fcntl
+import os
+import struct
+import termios
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sandbox.core.limits import LOG_FRAME_LIMIT, LOG_LINE_LIMIT
+
+_CHUNK: Final = 256 * 1024
+FRAME_MAGIC: Final = 0xA55A0000
+MARK_MAGIC: Final = 0xA55B0000  # ours: a bootstrap marks the start (…01) and the end (…02) of function init
+_LEVELS: Final = (None, "TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", None)
+
+
+class Line(NamedTuple):
+    """One record of output. time: seconds since the epoch if the process gave one."""
+
+    text: str
+    level: str | None = None
+    time: float | None = None
+    json: bool = False
+
+
+class Mark(NamedTuple):
+    """Function init begins (1) or has ended (2), at a time in seconds since the epoch."""
+
+    number: int
+    time: float
+
+
+def pipe() -> tuple[int, int]:
+    """(read end, write end); neither is inherited, and reading does not block."""
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    return read, write
+
+
+class Lines:
+    """Splits bytes into lines. A line longer than LOG_LINE_LIMIT is cut into several."""
+
+    def __init__(self, emit: Callable[[Line], None]) -> None:
+        self._emit = emit
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        *lines, self._rest = data.split(b"\n")
+        for line in lines:
+            self._line(line)
+        while len(self._rest) > LOG_LINE_LIMIT:
+            self._line(self._rest[:LOG_LINE_LIMIT])
+            self._rest = self._rest[LOG_LINE_LIMIT:]
+
+    def close(self) -> None:
+        """The last line need not have a line feed."""
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._line(rest)
+
+    def _line(self, line: bytes) -> None:
+        for at in range(0, len(line) or 1, LOG_LINE_LIMIT):
+            self._emit(Line(line[at : at + LOG_LINE_LIMIT].decode("utf-8", "replace")))
+
+
+class Frames:
+    """Reads framed records and marks. Bytes that are no frame are given as lines, so that nothing is lost."""
+
+    def __init__(self, emit: Callable[[Line], None], mark: Callable[[Mark], None]) -> None:
+        self._emit = emit
+        self._mark = mark
+        self._rest = b""
+        self._garbage = Lines(emit)
+
+    def feed(self, data: bytes) -> None:
+        data = self._rest + data
+        at = 0
+        while len(data) - at >= 8:
+            type_, length = struct.unpack_from(">II", data, at)
+            magic = type_ & 0xFFFF0000
+            if magic not in (FRAME_MAGIC, MARK_MAGIC) or length > LOG_FRAME_LIMIT:
+                at = self._skip_garbage(data, at)
+                continue
+            head = 16 if type_ & 2 or magic == MARK_MAGIC else 8
+            if len(data) - at < head + length:
+                break
+            time = struct.unpack_from(">Q", data, at + 8)[0] / 1e6 if head == 16 else None
+            message = data[at + head : at + head + length]
+            at += head + length
+            if magic == MARK_MAGIC:
+                self._mark(Mark(type_ & 0xFF, time or 0.0))
+            else:
+                text = message.decode("utf-8", "replace").removesuffix("\n")
+                self._emit(Line(text, _LEVELS[type_ >> 2 & 7], time, not type_ & 1))
+        self._rest = data[at:]
+
+    def _skip_garbage(self, data: bytes, at: int) -> int:
+        """To the next byte that may begin a frame."""
+        following = data.find(b"\xa5", at + 1)
+        end = following if following > 0 else len(data)
+        self._garbage.feed(data[at:end])
+        return end
+
+    def close(self) -> None:
+        rest, self._rest = self._rest, b""
+        if rest:
+            self._garbage.feed(rest)
+        self._garbage.close()
+
+
+class Output:
+    """One pipe of one process, read by the event loop, and by `drain` whenever order matters."""
+
+    def __init__(self, fd: int, parser: Lines | Frames) -> None:
+        self._fd = fd
+        self._parser = parser
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fd, self._readable)
+        self._waiting = array.array("i", [0])
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        if data:
+            self._parser.feed(data)
+        else:
+            self.close()
+
+    def drain(self) -> None:
+        """Reads as much as is in the pipe at this moment, and no more: a flood has no end (DECISIONS "process output")."""
+        if self._fd < 0:
+            return
+        fcntl.ioctl(self._fd, termios.FIONREAD, self._waiting)
+        left = self._waiting[0]
+        while left > 0:
+            try:
+                data = os.read(self._fd, min(left, _CHUNK))
+            except (BlockingIOError, InterruptedError):
+                return
+            if not data:
+                return
+            left -= len(data)
+            self._parser.feed(data)
+
+    def close(self) -> None:
+        """Stops reading. What was read and has no line feed yet is given now."""
+        if self._fd < 0:
+            return
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
+        self._fd = -1
+        self._parser.close()

@@ -1,0 +1,85 @@
+"""Everything observable is one record here; whoever prints, bills or delivers subscribes (rule 4)."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TextIO
+
+Subscriber = Callable[["Record"], None]
+
+
+class Record(NamedTuple):
+    """One record.
+
+    seq: its number in the journal. mono: seconds on the host's clock. wall: seconds since the epoch. environment: which
+    execution environment (its log stream). type: platform.* as in the Telemetry API, function, extension, or sandbox.* for
+    what only we say. record: what the Telemetry API would have in it; a string for output.
+    """
+
+    seq: int
+    mono: float
+    wall: float
+    environment: str
+    type: str
+    record: Any
+    request_id: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The record as a JSON document: the Telemetry API's envelope (TL-050) and what we add to it."""
+        document: dict[str, Any] = {"seq": self.seq, "time": iso(self.wall), "type": self.type}
+        record = self.record
+        if isinstance(record, dict) and "spans" in record:
+            offset = self.wall - self.mono
+            record = {**record, "spans": [span_document(span, offset) for span in record["spans"]]}
+        document["record"] = record
+        document["environment"] = self.environment
+        if self.request_id is not None:
+            document["requestId"] = self.request_id
+        return document
+
+
+class Journal:
+    """The one list of what happened. Subscribers are called in order, at once; none may block or raise."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+        self._subscribers: list[tuple[frozenset[str] | None, Subscriber]] = []
+
+    def subscribe(self, subscriber: Subscriber, types: Iterable[str] | None = None) -> Callable[[], None]:
+        """Calls `subscriber` for every later record, or those of the given types. Returns what ends it."""
+        entry = (frozenset(types) if types is not None else None, subscriber)
+        self._subscribers.append(entry)
+        return lambda: self._subscribers.remove(entry)
+
+    def append(
+        self, mono: float, wall: float, environment: str, type_: str, record: Any, request_id: str | None = None
+    ) -> Record:
+        entry = Record(next(self._numbers), mono, wall, environment, type_, record, request_id)
+        for types, subscriber in self._subscribers:
+            if types is None or type_ in types:
+                subscriber(entry)
+        return entry
+
+
+class JsonLines:
+    """A subscriber that writes each record on a line of its own, for `--journal`."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def __call__(self, record: Record) -> None:
+        self._file.write(json.dumps(record.document(), ensure_ascii=False) + "\n")
+
+
+def iso(wall: float) -> str:
+    """TL-050: UTC with milliseconds."""
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def span_document(span: tuple[str, float, float], offset: float) -> dict[str, Any]:
+    """A span as the Telemetry API has it (TL-068); `offset` turns machine time into wall time."""
+    name, start, duration = span
+    return {"name": name, "start": iso(start + offset), "durationMs": duration}

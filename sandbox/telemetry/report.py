@@ -1,0 +1,54 @@
+"""Log lines of the platform: INIT_START, START, END, REPORT, INIT_REPORT (TL-100 to TL-102)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sandbox.telemetry.journal import Record
+
+UNKNOWN = "unknown"  # what cannot be known is never made up
+
+
+def lines_of(record: Record) -> list[str]:
+    """The log lines that a record makes, in text format; none for records that logs do not show."""
+    body = record.record
+    match record.type:
+        case "function" | "extension" | "sandbox.diagnosis":
+            return body.split("\n") if record.type == "sandbox.diagnosis" else [body]
+        case "platform.start":
+            return [f"START RequestId: {body['requestId']} Version: {body.get('version', '$LATEST')}"]
+        case "platform.report":
+            return [f"END RequestId: {body['requestId']}", _report(body)]
+        case "platform.initStart":
+            version, arn = body.get("runtimeVersion", UNKNOWN), body.get("runtimeVersionArn", UNKNOWN)
+            return [f"INIT_START Runtime Version: {version}\tRuntime Version ARN: {arn}"]
+        case "platform.initReport" if body["status"] != "success":
+            return [_init_report(body)]
+    return []
+
+
+def _report(body: dict[str, Any]) -> str:
+    metrics = body["metrics"]
+    parts = [
+        f"REPORT RequestId: {body['requestId']}",
+        f"Duration: {metrics['durationMs']:.2f} ms",
+        f"Billed Duration: {metrics['billedDurationMs']} ms",
+        f"Memory Size: {metrics['memorySizeMB']} MB",
+        f"Max Memory Used: {metrics['maxMemoryUsedMB']} MB",
+    ]
+    if "initDurationMs" in metrics:
+        parts.append(f"Init Duration: {metrics['initDurationMs']:.2f} ms")
+    return "\t".join(parts + _status(body))
+
+
+def _init_report(body: dict[str, Any]) -> str:
+    duration = f"INIT_REPORT Init Duration: {body['metrics']['durationMs']:.2f} ms"
+    return "\t".join([duration, f"Phase: {body['phase']}", *_status(body)])
+
+
+def _status(body: dict[str, Any]) -> list[str]:
+    """TL-101."""
+    if body["status"] == "success":
+        return []
+    error = [f"Error Type: {body['errorType']}"] if "errorType" in body else []
+    return [f"Status: {body['status']}", *error]

@@ -1,0 +1,5 @@
+"""The HTTP faces of one execution environment.
+
+Owns the bytes: HTTP/1.1, routes, headers, bodies, refusals of browsers. Turns requests into events of core.events and
+performs replies. It must not know processes, the journal, or who wants an invoke.
+"""

@@ -1,0 +1,331 @@
+"""The Runtime API, 2018-06-01: next, response, error, init/error. Rows RT-001 to RT-105.
+
+A request becomes one event for the machine; the machine's effects come back as `deliver`, `accept` and `refuse`. Requests
+are validated before the machine sees them, so a refused call changes nothing (RT-008).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sandbox.core import errors
+from sandbox.core.events import (
+    RUNTIME,
+    Answer,
+    AnswerBegins,
+    AnswerEnds,
+    AnswerRefused,
+    ClientGone,
+    Event,
+    InitError,
+    Next,
+)
+from sandbox.core.limits import PAYLOAD_LIMIT, STREAM_LIMIT
+from sandbox.wire import browsers
+from sandbox.wire.http1 import JSON, Exchange, Http1Protocol, error_body
+
+_BASE: Final = b"/2018-06-01/runtime/"
+_NEXT: Final = _BASE + b"invocation/next"
+_INIT_ERROR: Final = _BASE + b"init/error"
+_INVOCATION: Final = _BASE + b"invocation/"
+_OK: Final = b'{"status":"OK"}\n'  # RT-007; the line feed: real-clients 1.4
+_ERROR_TYPE: Final = b"lambda-runtime-function-error-type"
+_LATER: Final = {  # said when called, never pretended
+    b"/2020-01-01/extension/": "The Extensions API",
+    b"/2022-07-01/telemetry": "The Telemetry API",
+    b"/2020-08-15/logs": "The Logs API",
+}
+_CAUSE_TYPE: Final = b"application/vnd.aws.lambda.error.cause+json"
+
+
+class InvocationEvent(NamedTuple):
+    """What a poll is answered with. Headers that are None are left out, never sent empty (RT-031)."""
+
+    request_id: str
+    invocation_id: str
+    deadline_ms: int
+    arn: str
+    trace_id: str
+    payload: bytes
+    client_context: str | None = None
+    cognito_identity: str | None = None
+    tenant_id: str | None = None
+
+    def headers(self) -> bytes:
+        """RT-022 … RT-030. Content-Type is exactly this for every client (DECISIONS)."""
+        head = (
+            "Content-Type: application/json\r\n"
+            f"Lambda-Runtime-Aws-Request-Id: {self.request_id}\r\n"
+            f"Lambda-Runtime-Deadline-Ms: {self.deadline_ms}\r\n"
+            f"Lambda-Runtime-Invoked-Function-Arn: {self.arn}\r\n"
+            f"Lambda-Runtime-Trace-Id: {self.trace_id}\r\n"
+            f"Lambda-Runtime-Invocation-Id: {self.invocation_id}\r\n"
+        )
+        if self.client_context is not None:
+            head += f"Lambda-Runtime-Client-Context: {self.client_context}\r\n"
+        if self.cognito_identity is not None:
+            head += f"Lambda-Runtime-Cognito-Identity: {self.cognito_identity}\r\n"
+        if self.tenant_id is not None:
+            head += f"Lambda-Runtime-Aws-Tenant-Id: {self.tenant_id}\r\n"
+        return head.encode("latin-1")
+
+
+class AnswerNote(NamedTuple):
+    """What the handler remembers of an answer whose body is still coming."""
+
+    request_id: str
+    invocation_id: str | None
+    error: bool
+    begun: bool
+
+
+class LastCall(NamedTuple):
+    """The newest request that has been answered or parked, for errors written to a person."""
+
+    method: str
+    target: str
+    status: int | None
+
+
+class RuntimeApi:
+    """The listener's handler for one environment. `feed` takes events; `before_poll` runs before a poll is told."""
+
+    def __init__(self, feed: Callable[[Event], None], before_poll: Callable[[], None], *, local_only: bool = True) -> None:
+        self._feed = feed
+        self._before_poll = before_poll
+        self._local_only = local_only
+        self._open: dict[int, Exchange] = {}
+        self._connections: set[Http1Protocol] = set()
+        self._last: Exchange | None = None
+        self._last_status: int | None = None
+
+    def protocol(self) -> Http1Protocol:
+        """A protocol for a new connection."""
+        return Http1Protocol(self, self._connections)
+
+    def close(self) -> None:
+        """Ends every connection."""
+        self._open.clear()
+        for connection in list(self._connections):
+            connection.close()
+
+    @property
+    def last_call(self) -> LastCall | None:
+        last = self._last
+        if last is None:
+            return None
+        return LastCall(last.method.decode(), last.target.decode("latin-1"), self._last_status)
+
+    # ── requests ──
+
+    def request(self, exchange: Exchange) -> None:
+        self._last, self._last_status = exchange, None
+        note = exchange.note
+        if note is not None:
+            assert isinstance(note, AnswerNote)
+            self._open[exchange.number] = exchange
+            if note.begun:
+                self._feed(AnswerEnds(exchange.number, exchange.size, note.error or _ERROR_TYPE in exchange.trailers))
+            else:
+                self._bad_mode(exchange, note)
+            return
+        if self._local_only and (why := browsers.refusal(exchange.headers)) is not None:
+            self.refuse_exchange(exchange, 403, "Forbidden", why)
+        elif exchange.target == _NEXT:
+            self._next(exchange)
+        elif exchange.target.startswith(_INVOCATION):
+            self._answer(exchange)
+        elif exchange.target == _INIT_ERROR:
+            self._init_error(exchange)
+        else:
+            self._other(exchange)
+
+    def _next(self, exchange: Exchange) -> None:
+        if exchange.method != b"GET":
+            self._wrong_method(exchange, "GET")
+            return
+        exchange.undeliverable = True
+        self._open[exchange.number] = exchange
+        self._before_poll()
+        self._feed(Next(exchange.number, RUNTIME))
+
+    def _answer(self, exchange: Exchange) -> None:
+        note = self._note(exchange)
+        if note is None:
+            return
+        self._open[exchange.number] = exchange
+        number = exchange.number
+        if not note.begun:
+            self._bad_mode(exchange, note)
+        elif exchange.size > PAYLOAD_LIMIT:
+            self._too_large(exchange, note)
+        else:
+            error = note.error or _ERROR_TYPE in exchange.trailers
+            self._feed(Answer(number, note.request_id, note.invocation_id, exchange.size, error))
+
+    def _note(self, exchange: Exchange) -> AnswerNote | None:
+        """Reads the ids and the mode of an answer; None if it was refused here."""
+        request_id, _, what = exchange.target[len(_INVOCATION) :].partition(b"/")
+        if what not in (b"response", b"error"):
+            self._not_found(exchange)
+            return None
+        if exchange.method != b"POST":
+            self._wrong_method(exchange, "POST")
+            return None
+        echoed = exchange.headers.get(b"lambda-runtime-invocation-id")
+        mode = exchange.headers.get(b"lambda-runtime-function-response-mode")
+        good_mode = mode is None or what == b"error" or mode.lower() == b"streaming"
+        invocation_id = echoed.decode("latin-1") if echoed else None
+        return AnswerNote(request_id.decode("latin-1"), invocation_id, what == b"error", good_mode)
+
+    def _bad_mode(self, exchange: Exchange, note: AnswerNote) -> None:
+        mode = exchange.headers.get(b"lambda-runtime-function-response-mode", b"").decode("latin-1")
+        text = f"Invalid function response mode: {mode}"
+        self._refuse_answer(exchange, note, errors.BAD_RESPONSE_MODE, text, 400, "InvalidFunctionResponseMode", text)
+
+    def _too_large(self, exchange: Exchange, note: AnswerNote) -> None:
+        allowed = STREAM_LIMIT if exchange.size > STREAM_LIMIT else PAYLOAD_LIMIT
+        refusal = f"Exceeded maximum allowed payload size ({allowed} bytes)."  # RT-057
+        if note.error:
+            error_type, text = self.error_type(exchange), f"Error body {refusal[0].lower()}{refusal[1:]}"  # RT-104
+        else:
+            error_type = errors.RESPONSE_TOO_LARGE
+            # RT-058, in the words that AWS was seen to use (aws-observed.md)
+            text = f"Response payload size exceeded maximum allowed payload size ({allowed} bytes)."
+        self._refuse_answer(exchange, note, error_type, text, 413, "RequestEntityTooLarge", refusal)
+
+    def _refuse_answer(
+        self,
+        exchange: Exchange,
+        note: AnswerNote,
+        error_type: str,
+        text: str,
+        status: int,
+        refusal_type: str,
+        refusal: str,
+    ) -> None:
+        ids = (note.request_id, note.invocation_id)
+        self._feed(AnswerRefused(exchange.number, *ids, error_type, text, status, refusal_type, refusal))
+
+    def _init_error(self, exchange: Exchange) -> None:
+        if exchange.method != b"POST":
+            self._wrong_method(exchange, "POST")
+            return
+        self._open[exchange.number] = exchange
+        self._feed(InitError(exchange.number, self.error_type(exchange)))
+
+    def _other(self, exchange: Exchange) -> None:
+        if exchange.target == b"/ping":  # RT-005
+            exchange.reply(200, b"Content-Type: text/plain\r\n", b"pong")
+            return
+        for prefix, name in _LATER.items():
+            if exchange.target.startswith(prefix):
+                text = f"{name} is not part of this version of lambda-sandbox yet"
+                self.refuse_exchange(exchange, 501, "Sandbox.NotSupported", text)
+                return
+        self._not_found(exchange)
+
+    def _not_found(self, exchange: Exchange) -> None:
+        target = exchange.target.decode("latin-1")
+        self.refuse_exchange(exchange, 404, "NotFound", f"No such path in the Runtime API: {target}")  # RT-003
+
+    def _wrong_method(self, exchange: Exchange, allowed: str) -> None:
+        text = f"{exchange.method.decode()} is not allowed here, only {allowed}"
+        exchange.reply(405, JSON + f"Allow: {allowed}\r\n".encode(), error_body("MethodNotAllowed", text))  # RT-004
+        self._last_status = 405
+
+    # ── bodies that take their time, and peers that go ──
+
+    def head(self, exchange: Exchange) -> None:
+        self._last, self._last_status = exchange, None
+        if self._local_only and browsers.refusal(exchange.headers) is not None:
+            exchange.discard()  # refused when it is complete
+            return
+        if not exchange.target.startswith(_INVOCATION) or exchange.target == _NEXT:
+            return
+        note = self._note(exchange)
+        if note is None:
+            return
+        exchange.note = note
+        if note.begun:
+            self._open[exchange.number] = exchange
+            self._feed(AnswerBegins(exchange.number, note.request_id, note.invocation_id))
+        else:
+            exchange.discard()
+
+    def body_limit(self, exchange: Exchange) -> None:
+        note = exchange.note
+        if isinstance(note, AnswerNote) and note.begun:
+            self._too_large(exchange, note)
+
+    def gone(self, exchange: Exchange) -> None:
+        note = exchange.note
+        if exchange.undeliverable:
+            self._open.pop(exchange.number, None)
+            self._feed(ClientGone(exchange.number))
+        elif isinstance(note, AnswerNote) and note.begun and exchange.number in self._open:
+            text = "HTTP request detected as truncated"  # RT-060
+            message = "The runtime's response ended before it was complete"
+            self._refuse_answer(exchange, note, errors.TRUNCATED_RESPONSE, message, 400, "TruncatedHTTPRequest", text)
+            self._open.pop(exchange.number, None)
+
+    # ── what the shell performs ──
+
+    def deliver(self, conn: int, event: InvocationEvent) -> bool:
+        """Answers a poll with an event. False if its client has gone: then nothing was sent."""
+        exchange = self._open.pop(conn, None)
+        if exchange is None or not exchange.client_is_there():
+            return False
+        exchange.reply(200, event.headers(), event.payload)
+        self._last, self._last_status = exchange, 200
+        return True
+
+    def accept(self, conn: int) -> None:
+        exchange = self._open.pop(conn, None)
+        if exchange is None:
+            return
+        if exchange.target == _INIT_ERROR and exchange.size > PAYLOAD_LIMIT:
+            text = f"Exceeded maximum allowed payload size ({PAYLOAD_LIMIT} bytes)."
+            self.refuse_exchange(exchange, 413, "RequestEntityTooLarge", text)  # RT-104
+            return
+        exchange.reply(202, JSON, _OK)
+        self._last_status = 202
+
+    def refuse(self, conn: int, status: int, error_type: str, message: str) -> None:
+        exchange = self._open.pop(conn, None)
+        if exchange is not None:
+            exchange.note = None
+            self.refuse_exchange(exchange, status, error_type, message)
+
+    def refuse_exchange(self, exchange: Exchange, status: int, error_type: str, message: str) -> None:
+        exchange.reply(status, JSON, error_body(error_type, message))
+        self._last, self._last_status = exchange, status
+
+    def exchange(self, conn: int) -> Exchange | None:
+        """An exchange that has no reply yet."""
+        return self._open.get(conn)
+
+    @staticmethod
+    def error_type(exchange: Exchange) -> str:
+        """RT-093."""
+        reported = exchange.headers.get(_ERROR_TYPE)
+        return errors.normal_error_type(reported.decode("latin-1") if reported else None)
+
+
+def error_payload(exchange: Exchange) -> bytes:
+    """What the caller gets of a post to /error or init/error (RT-090 to RT-094, RT-099)."""
+    body = exchange.body
+    reported = exchange.headers.get(_ERROR_TYPE)
+    if not body:
+        error_type = reported.decode("latin-1") if reported else errors.normal_error_type(None)
+        return json.dumps({"errorMessage": "", "errorType": error_type}).encode()  # RT-092
+    if exchange.headers.get(b"content-type", b"").lower() == _CAUSE_TYPE:
+        try:
+            document = json.loads(body)
+            kept = {key: document[key] for key in ("errorMessage", "errorType", "stackTrace") if key in document}
+        except (ValueError, TypeError):
+            return b'"Invalid error body"'
+        return json.dumps(kept).encode()
+    return body
