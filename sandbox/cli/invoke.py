@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 @click.option("--isolation", type=click.Choice(["auto", "process"]), default="auto", show_default=True)
 @click.option("--credentials", type=click.Choice(["dummy", "host"]), default="dummy", show_default=True)
 @click.option("--region", metavar="R", default=DEFAULT_REGION, show_default=True)
-@click.option(
-    "--shutdown-reason", type=click.Choice(["spindown", "timeout", "failure"]), default="spindown", show_default=True
-)
+@click.option("--shutdown-reason", type=click.Choice(["spindown", "timeout", "failure"]), default="spindown", show_default=True)
 @click.option("--journal", metavar="FILE", help="Write every record to FILE, one JSON document a line.")
 @click.option("--client-context", metavar="JSON", help="The client context that the handler sees.")
 @click.option("--cognito", metavar="JSON", help="cognitoIdentityId and cognitoIdentityPoolId, as a JSON object.")
@@ -216,5 +214,3 @@ def exit_code(result: InvokeResult) -> int:
     if result.status == "timeout":
         return TIMED_OUT
     return INIT_FAILED if result.error_phase == "init" else FAILED
-
-

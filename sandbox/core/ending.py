@@ -130,11 +130,11 @@ class Ending(MachineState):
         answered = current.state is Invocation.ANSWERED
         runtime_told = current.runtime_done is not None
         self._invocation_moves(current, InvocationMove.FAIL)
+        if not answered:
+            self._out.append(Failed(current.id, fatal.status, fatal.error_type, fatal.message, phase, fatal.reported))
         if not runtime_told:
             self._emit_runtime_done(current, now, fatal.status, fatal.error_type)
         self._emit_report(current, now, fatal.status, fatal.error_type)
-        if not answered:
-            self._out.append(Failed(current.id, fatal.status, fatal.error_type, fatal.message, phase, fatal.reported))
         del self.invocations[current.id]
 
     def _shut_down(self, invocation_id: str) -> Failed:

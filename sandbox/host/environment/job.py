@@ -29,6 +29,7 @@ class Job:
         "reported",
         "request_id",
         "result",
+        "started",
         "stream",
         "tenant_id",
         "trace_id",
@@ -66,6 +67,7 @@ class Job:
         self.tenant_id = _plain("tenant id", tenant_id) if tenant_id is not None else None
         self.stream = stream
         self.event: InvocationEvent | None = None
+        self.started = False  # its START has been told
         self.answered: asyncio.Future[None] = loop.create_future()
         self.reported: asyncio.Future[None] = loop.create_future()
         self.result = InvokeResult(self.request_id, self.invocation_id)

@@ -60,6 +60,7 @@ class Environment:
         self.machine = Machine(limits=self.limits)
         self.name = f"{_date(clock)}/[{function.version}]{uuid.uuid4().hex}"  # EN-009
         self.last_used = clock.now()
+        self.address = ""  # host:port of its Runtime API, once it is open
         self._journal = journal
         self._credentials = dict(credentials if credentials is not None else DUMMY_CREDENTIALS)
         self._on_idle = on_idle
@@ -95,14 +96,14 @@ class Environment:
         loop = asyncio.get_running_loop()
         # RT-002: the listener accepts before any process is started. uvloop and asyncio agree on this call.
         self._server = await loop.create_server(self._api.protocol, "127.0.0.1", 0, backlog=256)
-        port = self._server.sockets[0].getsockname()[1]
+        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="lambda-sandbox-"))
             for name in ("tmp", "opt", "runtime"):
                 (self._folder / name).mkdir()
             for layer in self.function.layers:  # EN-053: same-named folders merge, the last layer wins
                 shutil.copytree(layer, self._folder / "opt", symlinks=True, dirs_exist_ok=True)
-            identity = Identity(f"127.0.0.1:{port}", self.name, self.machine.initialization_type)
+            identity = Identity(self.address, self.name, self.machine.initialization_type)
             self.plan: Plan = plan(self.function, str(self._folder), identity, self._credentials)
             self._processes = Processes(self.plan, self.clock, self.limits, self.function.memory_mb, self.feed)
             self._ledger = self._processes.ledger = Ledger(
@@ -284,8 +285,8 @@ class Environment:
             if effect.error_type not in (errors.RESPONSE_TOO_LARGE, errors.BAD_RESPONSE_MODE, errors.TRUNCATED_RESPONSE):
                 message = errors.platform_message(job.request_id, message)
             self._platform_error(job, effect.error_type, message, effect.status, effect.phase)
-        if effect.invocation_id not in self.machine.invocations:
-            self._finish(job)
+        if not job.started:
+            self._finish(job)  # it never came to a START, so there is no REPORT to wait for
 
     def _platform_error(self, job: Job, error_type: str, message: str, status: str, phase: str) -> None:
         result = job.result
@@ -323,8 +324,10 @@ class Environment:
             self._processes.drain()  # the last words come before END
         elif effect.type == "platform.initStart":
             self._init_error = None
+        elif effect.type == "platform.start" and job is not None:
+            job.started = True
         self._ledger.emit(effect, job)
-        if effect.type == "platform.report" and job is not None and job.answered.done():
+        if effect.type == "platform.report" and job is not None:
             self._finish(job)
 
     def _spawn(self, effect: fx.Spawn) -> None:
@@ -334,8 +337,6 @@ class Environment:
         self._processes.signal(effect)
         if effect.who == fx.EVERYONE and effect.name == "STOP" and self._on_idle is not None:
             self._on_idle(self)
-        elif effect.who == fx.EVERYONE and effect.name == "KILL":
-            self._api.close()
 
     def _set_timer(self, effect: fx.SetTimer) -> None:
         """One timer per token. A later deadline leaves a running one alone: when that rings too early, it is set anew."""

@@ -1,0 +1,222 @@
+"""What tests share: functions as folders, a host, a runtime that the test plays itself, and a watch for what they leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sandbox import Host, Limits
+from sandbox.cli.doctor import bash as bash_finding
+from sandbox.clock import ManualClock
+from sandbox.core.function import FunctionConfig
+from sandbox.host.environment import Environment, Job
+from sandbox.process import launcher
+from sandbox.telemetry.journal import Journal
+
+ROOT = Path(__file__).parent.parent
+SLEEPER = "#!/bin/sh\nexec sleep 1000\n"  # a process that never calls the API: the test is the runtime
+SHORT = Limits(init=1.0, shutdown_external=0.6, shutdown_internal=0.2, runtime_share=0.2, init_error_grace=0.3, kill_wait=2.0)
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """A leaked process or descriptor fails the test (pytest-asyncio's own warnings, made errors, see to tasks)."""
+    me = psutil.Process()
+    descriptors, children = _descriptors(), set(me.children(recursive=True))
+    yield
+    left = set(me.children(recursive=True)) - children
+    for process in left:
+        process.kill()
+    assert not left, f"processes were left: {left}"
+    more = _descriptors() - descriptors
+    assert not more, f"descriptors were left: {more}"
+
+
+def _descriptors() -> set[str]:
+    if not sys.platform.startswith("linux"):
+        return set()
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        if "/.hypothesis/" not in target and "/dev/urandom" not in target:
+            found.add(f"{fd}: {target}")
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> MakeFolder:
+    """Makes a code folder: folder(bootstrap="#!/bin/sh…", app_py="…", **{"sub/x.py": "…"}). bootstrap gets its exec bit."""
+    count = 0
+
+    def make(**files: str) -> Path:
+        nonlocal count
+        count += 1
+        where = tmp_path / f"code{count}"
+        where.mkdir()
+        for name, text in files.items():
+            file = where / (name[:-3] + ".py" if name.endswith("_py") else name)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            if file.name == "bootstrap":
+                file.chmod(0o755)
+        return where
+
+    return make
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    """A host with short limits and the machine's own clock."""
+    async with Host(limits=SHORT) as host:
+        yield host
+
+
+@pytest.fixture(params=["init", "plain"])
+def tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with both kinds of process tree, as far as they work here."""
+    if request.param == "plain":
+        monkeypatch.setattr(launcher, "guard", lambda: launcher.Guard(False, "the test wants it so"))
+    elif (why := launcher.guard().why_not) is not None:
+        pytest.skip(why)
+    return str(request.param)
+
+
+def needs_bash() -> None:
+    """Skips with the reason that `sandbox doctor` gives."""
+    finding = bash_finding()
+    if not finding.works:
+        pytest.skip(f"{finding.name}: {finding.text}")
+
+
+class Reply:
+    """An HTTP reply: status, header fields with lower-case names, body."""
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    def json(self) -> object:
+        return json.loads(self.body)
+
+    def __repr__(self) -> str:
+        return f"<{self.status} {self.body[:80]!r}>"
+
+
+class Connection:
+    """One TCP connection to the Runtime API, bytes as the test wants them."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def reply(self) -> Reply:
+        """The next reply. Raises asyncio.IncompleteReadError if the host hangs up first."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.strip().split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        status = int(first.split(" ")[1])
+        if status == 100:
+            return Reply(100, headers, b"")
+        return Reply(status, headers, await self.reader.readexactly(int(headers.get("content-length", "0"))))
+
+    async def ask(self, method: str, path: str, body: bytes | None = None, **fields: str) -> Reply:
+        """One request, one reply. Keyword names become header names: lambda_runtime_x → lambda-runtime-x."""
+        await self.send(request(method, path, body, **fields))
+        return await self.reply()
+
+    async def close(self) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass
+
+
+def request(method: str, path: str, body: bytes | None = None, **fields: str) -> bytes:
+    """The bytes of a request; a path without a leading slash is below /2018-06-01/runtime/."""
+    target = path if path.startswith("/") else f"/2018-06-01/runtime/{path}"
+    lines = [f"{method} {target} HTTP/1.1", "Host: 127.0.0.1:9001"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    if body is not None:
+        lines.append(f"Content-Length: {len(body)}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (body or b"")
+
+
+class Played:
+    """An environment whose runtime the test plays over HTTP, on a clock that only the test moves.
+
+    Its process is real (it sleeps), so signals, resets and kills are real too.
+    """
+
+    def __init__(self, environment: Environment, clock: ManualClock, journal: Journal) -> None:
+        self.environment = environment
+        self.clock = clock
+        self.journal = journal
+        self.records: list[tuple[str, object]] = []
+        self._connections: list[Connection] = []
+        journal.subscribe(lambda record: self.records.append((record.type, record.record)))
+
+    async def connect(self) -> Connection:
+        host, _, port = self.environment.address.partition(":")
+        connection = Connection(*await asyncio.open_connection(host, int(port)))
+        self._connections.append(connection)
+        return connection
+
+    def invoke(self, payload: bytes = b"{}", **context: object) -> Job:
+        """Submits an invocation; job.answered and job.reported are futures, job.result the result."""
+        job = Job(
+            payload,
+            arn=self.environment.function.arn,
+            accepted_at=self.clock.now(),
+            wall=self.clock.wall(),
+            **context,  # type: ignore[arg-type]
+        )
+        self.environment.submit(job)
+        return job
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Waits, in real time, for something that processes or the event loop bring about."""
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+    async def deliver(self, connection: Connection, payload: bytes = b"{}", **context: object) -> tuple[Job, Reply]:
+        """Invokes and polls: returns the job and the event's reply."""
+        job = self.invoke(payload, **context)
+        return job, await connection.ask("GET", "invocation/next")
+
+    async def close(self) -> None:
+        for connection in self._connections:
+            await connection.close()
+        await self.environment.shutdown()
+
+
+@pytest.fixture
+async def played(folder: MakeFolder) -> AsyncIterator[Played]:
+    """A fresh environment with a timeout of 3 s; nothing has been invoked yet."""
+    function = FunctionConfig(str(folder(bootstrap=SLEEPER)), timeout=3)
+    clock, journal = ManualClock(), Journal()
+    environment = Environment(function, journal, clock, limits=Limits())
+    await environment.open()
+    world = Played(environment, clock, journal)
+    try:
+        yield world
+    finally:
+        await world.close()
