@@ -1,4 +1,4 @@
-"""What tests share: functions as folders, a host, a runtime that the test plays itself, and a watch for what they leave behind."""
+"""What tests share: functions as folders, a host, a runtime that the test plays itself, a watch for what they leave."""
 
 from __future__ import annotations
 

@@ -54,10 +54,12 @@ def command(**options: Any) -> int:
     """
     payload = read_event(options["event"])
     code = Path(options["code"])
+    if options["runtime"] is None:
+        _require_bootstrap(code, options["layers"])
     config = FunctionConfig(
         code=options["code"],
         name=_function_name(code),
-        runtime=options["runtime"] or _bootstrap_in(code, options["layers"]),
+        runtime=options["runtime"],
         handler=options["handler"],
         memory_mb=options["memory"],
         timeout=options["timeout"],
@@ -85,7 +87,7 @@ def read_event(text: str) -> bytes:
     return payload or b"{}"
 
 
-def _bootstrap_in(code: Path, layers: tuple[str, ...]) -> None:
+def _require_bootstrap(code: Path, layers: tuple[str, ...]) -> None:
     """No --runtime: a custom runtime, if there is a bootstrap to be one."""
     if not code.is_dir() or any(Path(folder, "bootstrap").exists() for folder in (code, *map(Path, layers))):
         return
@@ -163,11 +165,11 @@ def _open_journal(path: str | None) -> Iterator[Journal]:
     if path is None:
         yield journal
         return
-    try:
-        file = open(path, "w", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--journal {path}: {error.strerror}") from None
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "w", encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"--journal {path}: {error.strerror}") from None
         journal.subscribe(JsonLines(file))
         yield journal
 

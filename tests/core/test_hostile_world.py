@@ -132,6 +132,19 @@ class World(RuleBasedStateMachine):
         if self.up(events.RUNTIME):
             self.feed(events.Next(self.conn(), events.RUNTIME))
 
+    @rule()
+    def everybody_behaves(self) -> None:
+        """Gets the world into its deep states, from which the other rules can go wrong."""
+        for name in NAMES:
+            agent = self.machine.extensions.get(name)
+            if agent is not None and agent.state is Extension.STARTED:
+                self.registers(name, {"INVOKE", "SHUTDOWN"})
+        self.runtime_polls()
+        for name in NAMES:
+            agent = self.machine.extensions.get(name)
+            if agent is not None and agent.state in (Extension.REGISTERED, Extension.RUNNING):
+                self.extension_polls(name)
+
     @rule(data=st.data())
     def a_waiting_client_goes(self, data: st.DataObject) -> None:
         parked = sorted(set(self.machine.polls) | {a.poll for a in self.machine.extensions.values() if a.poll is not None})
