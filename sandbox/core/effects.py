@@ -73,7 +73,10 @@ class SetTimer(NamedTuple):
 
 
 class Emit(NamedTuple):
-    """One journal record (rule 4). Durations in it are milliseconds; `at` and the starts of spans are machine time."""
+    """One journal record (rule 4). Durations in it are milliseconds; `at` is machine time.
+
+    record["spans"] is a list of (name, start, end) in machine time.
+    """
 
     type: str
     at: float

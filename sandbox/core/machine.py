@@ -116,7 +116,7 @@ class Machine(Extending):
             and not self.waiting
             and current is not None
             and current.state is Invocation.ANSWERED
-            and not any("INVOKE" in agent.events for agent in self.extensions.values())
+            and not (self.extensions and self._awaits_extensions())
         )
 
     # ── Init ──
@@ -272,7 +272,7 @@ class Machine(Extending):
     def _maybe_done(self, now: float) -> None:
         if self.phase is not Phase.INVOKE or self.runtime is not Runtime.READY:
             return
-        if any(agent.state is Extension.RUNNING for agent in self.extensions.values()):
+        if self.extensions and any(agent.state is Extension.RUNNING for agent in self.extensions.values()):
             return
         current = self.current
         if current is None:

@@ -91,12 +91,15 @@ def refuse_extension(state: Enum, move: Enum, name: str) -> Refused:
 
 
 def spans_of(invocation: InvocationParty, now: float) -> list[tuple[str, float, float]]:
-    """The spans of platform.runtimeDone (TL-068): (name, start, duration in ms), as far as they are known."""
-    if invocation.dispatched is None or invocation.answer_began is None or invocation.answered is None:
+    """The spans of platform.runtimeDone (TL-068) as (name, start, end), as far as they are known."""
+    delivered, began, answered = invocation.dispatched, invocation.answer_began, invocation.answered
+    if delivered is None or began is None or answered is None:
         return []
-    points = (invocation.dispatched, invocation.answer_began, invocation.answered, now)
-    names = ("responseLatency", "responseDuration", "runtimeOverhead")
-    return [(name, points[i], milliseconds(points[i + 1] - points[i])) for i, name in enumerate(names)]
+    return [
+        ("responseLatency", delivered, began),
+        ("responseDuration", began, answered),
+        ("runtimeOverhead", answered, now),
+    ]
 
 
 def milliseconds(seconds: float) -> float:

@@ -79,9 +79,7 @@ class MachineState:
     @property
     def current(self) -> InvocationParty | None:
         """The invocation that was dispatched and is not done yet."""
-        for invocation in self.invocations.values():
-            return invocation
-        return None
+        return next(iter(self.invocations.values()), None)
 
     # ── small verbs ──
 
@@ -148,6 +146,9 @@ class MachineState:
         record["spans"] = spans_of(invocation, now)
         self._emit("platform.runtimeDone", now, record, invocation.id)
 
+    def _awaits_extensions(self) -> bool:
+        return any("INVOKE" in agent.events for agent in self.extensions.values())
+
     def _emit_report(self, invocation: InvocationParty, now: float, status: str, error_type: str | None = None) -> None:
         duration = now - (invocation.started if invocation.started is not None else now)
         metrics: dict[str, Any] = {"durationMs": milliseconds(duration), "billedDurationMs": 0}
@@ -160,7 +161,7 @@ class MachineState:
         record: dict[str, Any] = {"requestId": invocation.request_id, "status": status, "metrics": metrics}
         if error_type is not None and status != "timeout":
             record["errorType"] = error_type
-        if invocation.runtime_done is not None and any("INVOKE" in a.events for a in self.extensions.values()):
+        if self.extensions and invocation.runtime_done is not None and self._awaits_extensions():
             start = invocation.runtime_done
-            record["spans"] = [("extensionOverhead", start, milliseconds(now - start))]  # TL-074
+            record["spans"] = [("extensionOverhead", start, now)]  # TL-074
         self._emit("platform.report", now, record, invocation.id)

@@ -16,7 +16,13 @@ from enum import Enum
 from typing import Final
 
 
-class Runtime(Enum):
+class _Member(Enum):
+    """Members are singletons: their identity is hash enough, and Enum's own hash is Python code on the hot path."""
+
+    __hash__ = object.__hash__
+
+
+class Runtime(_Member):
     """The runtime as a party to the Runtime API. The values are the words of a refusal (RT-055)."""
 
     ABSENT = "Absent"
@@ -27,7 +33,7 @@ class Runtime(Enum):
     EXITED = "Exited"
 
 
-class RuntimeMove(Enum):
+class RuntimeMove(_Member):
     """What may happen to the runtime. The values name the state that the peer asked for (RT-055)."""
 
     SPAWN = "Started"
@@ -39,7 +45,7 @@ class RuntimeMove(Enum):
     EXIT = "Exited"
 
 
-class Extension(Enum):
+class Extension(_Member):
     """One extension, external or internal."""
 
     STARTED = "Started"
@@ -54,7 +60,7 @@ class Extension(Enum):
     LAUNCH_ERROR = "LaunchError"
 
 
-class ExtensionMove(Enum):
+class ExtensionMove(_Member):
     """What may happen to an extension."""
 
     REGISTER = "Registered"
@@ -72,7 +78,7 @@ class ExtensionMove(Enum):
     EXIT_FAILED = "ShutdownFailed"
 
 
-class Invocation(Enum):
+class Invocation(_Member):
     """One invocation on its way to an answer."""
 
     PENDING = "Pending"
@@ -82,7 +88,7 @@ class Invocation(Enum):
     DONE = "Done"
 
 
-class InvocationMove(Enum):
+class InvocationMove(_Member):
     """What may happen to an invocation. The values name what the peer asked for (RT-055)."""
 
     DELIVER = "Running"
@@ -94,7 +100,7 @@ class InvocationMove(Enum):
     RELEASE = "Done"
 
 
-class Phase(Enum):
+class Phase(_Member):
     """What the environment as a whole is doing."""
 
     CREATED = "Created"
@@ -108,7 +114,7 @@ class Phase(Enum):
     CLOSED = "Closed"
 
 
-class PhaseMove(Enum):
+class PhaseMove(_Member):
     """Why the phase changes."""
 
     START = "start or invoke"

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sandbox.clock import Clock
 from sandbox.core.errors import FunctionFailure
@@ -17,8 +17,7 @@ from sandbox.telemetry.report import lines_of
 _QUEUE_BYTES: Final = 256 * 1024  # a stream's reader may be this far behind before the runtime is made to wait
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """The figures of REPORT. Times in ms, memory in MB of 1,024 KB. init_duration_ms only after a cold Init (TL-075)."""
 
     duration_ms: float
@@ -40,8 +39,7 @@ class Report:
         return document
 
 
-@dataclass(frozen=True, slots=True)
-class Phase:
+class Phase(NamedTuple):
     """One stretch of the timeline. start_ms counts from the moment the invoke was asked for; None is unknown."""
 
     name: str

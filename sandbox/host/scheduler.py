@@ -30,7 +30,7 @@ class Scheduler:
         self._limit = limit
         self._environments: list[Environment] = []
         self._idle: list[Environment] = []  # the last one was used last
-        self._waiting: deque[Job] = deque()  # for an environment that is about to poll
+        self._waiting: deque[tuple[Job, float]] = deque()  # for an environment that is about to poll, and until when
         self._opening = 0
         self._timer: Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -43,11 +43,15 @@ class Scheduler:
         """Gives the job to an environment. Raises Throttled, or what making an environment raises."""
         if self._idle:
             self._idle.pop().submit(job)
-        elif any(e.about_to_be_free for e in self._environments) and not self._waiting:
-            self._waiting.append(job)
-            self._timer = self._clock.call_at(self._clock.now() + REPOLL_WAIT, self._waited_enough)
+        elif not self._waiting and self._one_is_about_to_be_free():
+            self._waiting.append((job, self._clock.now() + REPOLL_WAIT))
+            if self._timer is None:
+                self._timer = self._clock.call_at(self._waiting[0][1], self._look_at_waiting)
         else:
             await self._place_elsewhere(job)
+
+    def _one_is_about_to_be_free(self) -> bool:
+        return any(environment.about_to_be_free for environment in self._environments)
 
     async def _place_elsewhere(self, job: Job) -> None:
         for environment in self._environments:
@@ -73,10 +77,9 @@ class Scheduler:
 
     def take_work(self, environment: Environment) -> Job | None:
         """The job that waits for this poll, if any."""
-        if not self._waiting:
+        if not self._waiting or not environment.about_to_be_free:
             return None
-        self._stop_waiting()
-        return self._waiting.popleft()
+        return self._waiting.popleft()[0]
 
     def idle(self, environment: Environment) -> None:
         """It is frozen, and free."""
@@ -84,10 +87,15 @@ class Scheduler:
             self._idle.remove(environment)
         self._idle.append(environment)
 
-    def _waited_enough(self) -> None:
+    def _look_at_waiting(self) -> None:
+        """One timer for all of them: it is left running when a job is taken in time, and looks again if it rang too early."""
         self._timer = None
         while self._waiting:
-            job = self._waiting.popleft()
+            job, until = self._waiting[0]
+            if until > self._clock.now():
+                self._timer = self._clock.call_at(until, self._look_at_waiting)
+                return
+            self._waiting.popleft()
             task = asyncio.get_running_loop().create_task(self._place_late(job))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -102,14 +110,11 @@ class Scheduler:
             if not job.answered.done():
                 job.answered.set_exception(error)
 
-    def _stop_waiting(self) -> None:
+    async def close(self, reason: str) -> None:
+        """Shuts every environment down, at the same time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-    async def close(self, reason: str) -> None:
-        """Shuts every environment down, at the same time."""
-        self._stop_waiting()
         if self._tasks:
             await asyncio.wait(self._tasks)
         environments, self._environments, self._idle = self._environments, [], []

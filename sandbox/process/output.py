@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from sandbox.core.limits import LOG_FRAME_LIMIT, LOG_LINE_LIMIT
 
-_CHUNK: Final = 256 * 1024
+_CHUNK: Final = 32 * 1024  # more would be mapped and unmapped anew for each read
 FRAME_MAGIC: Final = 0xA55A0000
 MARK_MAGIC: Final = 0xA55B0000  # ours: a bootstrap marks the start (…01) and the end (…02) of function init
 _LEVELS: Final = (None, "TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL", None)

@@ -81,5 +81,5 @@ def iso(wall: float) -> str:
 
 def span_document(span: tuple[str, float, float], offset: float) -> dict[str, Any]:
     """A span as the Telemetry API has it (TL-068); `offset` turns machine time into wall time."""
-    name, start, duration = span
-    return {"name": name, "start": iso(start + offset), "durationMs": duration}
+    name, start, end = span
+    return {"name": name, "start": iso(start + offset), "durationMs": round((end - start) * 1000, 3)}

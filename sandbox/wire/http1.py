@@ -11,8 +11,9 @@ import asyncio
 import itertools
 import select
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -68,46 +69,27 @@ class Exchange:
     `limit` bytes, or goes to `sink` as it comes.
     """
 
-    __slots__ = (
-        "announced",
-        "chunks",
-        "complete",
-        "expects",
-        "headers",
-        "held",
-        "keep_alive",
-        "limit",
-        "method",
-        "note",
-        "number",
-        "protocol",
-        "replied",
-        "sink",
-        "size",
-        "target",
-        "trailers",
-        "undeliverable",
-    )
+    # Class-level defaults: an exchange sets what differs, and the hot path makes two exchanges for each invoke.
+    method = b""
+    target = b""
+    trailers: Mapping[bytes, bytes] = MappingProxyType({})
+    chunks: list[bytes] | tuple[()] = ()
+    size = 0
+    limit = PAYLOAD_LIMIT
+    sink: Callable[[bytes], None] | None = None
+    keep_alive = True
+    expects = False
+    announced = False
+    complete = False
+    replied = False
+    undeliverable = False  # tell `gone` even after the reply was written, if it cannot have arrived
+    held: tuple[int, bytes, bytes] | None = None
+    note: object = None  # the handler's own
 
     def __init__(self, protocol: Http1Protocol) -> None:
         self.number = next(_numbers)
         self.protocol = protocol
-        self.method = b""
-        self.target = b""
         self.headers: dict[bytes, bytes] = {}
-        self.trailers: dict[bytes, bytes] = {}
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.limit = PAYLOAD_LIMIT
-        self.sink: Callable[[bytes], None] | None = None
-        self.keep_alive = True
-        self.expects = False
-        self.announced = False
-        self.complete = False
-        self.replied = False
-        self.undeliverable = False  # tell `gone` even after the reply was written, if it cannot have arrived
-        self.held: tuple[int, bytes, bytes] | None = None
-        self.note: object = None  # the handler's own
 
     @property
     def body(self) -> bytes:
@@ -116,9 +98,14 @@ class Exchange:
             self.chunks = [b"".join(self.chunks)]
         return self.chunks[0] if self.chunks else b""
 
+    def take_chunks(self) -> Sequence[bytes]:
+        """The body so far; it is kept here no longer."""
+        chunks, self.chunks = self.chunks, ()
+        return chunks
+
     def discard(self) -> None:
         """Drops the body so far and what is still to come."""
-        self.chunks = []
+        self.chunks = ()
         self.limit = -1
         self.sink = None
 
@@ -258,14 +245,17 @@ class Http1Protocol(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         assert self._incoming is not None
-        self._incoming.target += url
+        self._incoming.target += url  # in pieces, if it came so
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
         if name in _WANTED:
-            assert self._incoming is not None
-            fields = self._incoming.trailers if self._headers_done else self._incoming.headers
-            fields[name] = value
+            incoming = self._incoming
+            assert incoming is not None
+            if self._headers_done:
+                incoming.trailers = {**incoming.trailers, name: value}
+            else:
+                incoming.headers[name] = value
 
     def on_headers_complete(self) -> None:
         incoming = self._incoming
@@ -295,8 +285,10 @@ class Http1Protocol(asyncio.Protocol):
                 self._handler.body_limit(incoming)
         elif incoming.sink is not None:
             incoming.sink(data)
-        else:
+        elif incoming.chunks:
             incoming.chunks.append(data)
+        else:
+            incoming.chunks = [data]
 
     def on_message_complete(self) -> None:
         incoming = self._incoming
@@ -313,10 +305,11 @@ class Http1Protocol(asyncio.Protocol):
             self._queue.append(incoming)
 
     def _request(self, exchange: Exchange) -> None:
-        if exchange.held is not None:
+        if exchange.held is None:
+            if not exchange.replied:
+                self._handler.request(exchange)
+        else:
             exchange.reply(*exchange.held)
-        elif not exchange.replied:
-            self._handler.request(exchange)
 
     # ── writing ──
 

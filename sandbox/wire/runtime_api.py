@@ -7,7 +7,7 @@ are validated before the machine sees them, so a refused call changes nothing (R
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from sandbox.core import errors
@@ -100,6 +100,7 @@ class RuntimeApi:
         self._connections: set[Http1Protocol] = set()
         self._last: Exchange | None = None
         self._last_status: int | None = None
+        self._good_host: bytes | None = None
 
     def protocol(self) -> Http1Protocol:
         """A protocol for a new connection."""
@@ -131,9 +132,13 @@ class RuntimeApi:
             else:
                 self._bad_mode(exchange, note)
             return
-        if self._local_only and (why := browsers.refusal(exchange.headers)) is not None:
-            self.refuse_exchange(exchange, 403, "Forbidden", why)
-        elif exchange.target == _NEXT:
+        if self._local_only and not self._is_known_good(exchange.headers):
+            why = browsers.refusal(exchange.headers)
+            if why is not None:
+                self.refuse_exchange(exchange, 403, "Forbidden", why)
+                return
+            self._good_host = exchange.headers.get(b"host")
+        if exchange.target == _NEXT:
             self._next(exchange)
         elif exchange.target.startswith(_INVOCATION):
             self._answer(exchange)
@@ -141,6 +146,10 @@ class RuntimeApi:
             self._init_error(exchange)
         else:
             self._other(exchange)
+
+    def _is_known_good(self, headers: Mapping[bytes, bytes]) -> bool:
+        """The host that was let in before, and nothing that only a browser sends."""
+        return headers.get(b"host") == self._good_host and b"origin" not in headers and b"sec-fetch-site" not in headers
 
     def _next(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":

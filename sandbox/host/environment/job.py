@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,9 @@ from sandbox.core.errors import ConfigError
 from sandbox.core.limits import CLIENT_CONTEXT_LIMIT, PAYLOAD_LIMIT
 from sandbox.host.result import InvokeResult, ResponseStream
 from sandbox.wire.runtime_api import InvocationEvent
+
+_random = random.Random(os.urandom(32)).getrandbits  # nobody else's seed makes two invokes share an id
+_SENDABLE = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*").fullmatch
 
 
 class Job:
@@ -49,15 +54,17 @@ class Job:
         tenant_id: str | None = None,
         stream: ResponseStream | None = None,
     ) -> None:
-        digits = os.urandom(44).hex()
+        digits = f"{_random(352):088x}"
         loop = asyncio.get_running_loop()
         self.request_id = _uuid(digits) if request_id is None else request_id
         self.invocation_id = _uuid(digits[32:])
-        self.arn = _plain("ARN", arn)
+        self.arn = arn
         self.payload = payload
         self.accepted_at = accepted_at
-        self.client_context = _compact("client context", client_context, CLIENT_CONTEXT_LIMIT)
-        self.cognito_identity = _cognito(cognito_identity)
+        self.client_context = None
+        if client_context is not None:
+            self.client_context = _compact("client context", client_context, CLIENT_CONTEXT_LIMIT)
+        self.cognito_identity = _cognito(cognito_identity) if cognito_identity is not None else None
         # Always there: one real runtime exits without it (DECISIONS "trace id").
         self.trace_id = (
             _plain("trace id", trace_id)
@@ -105,25 +112,18 @@ def check_payload(payload: bytes) -> None:
 
 def _uuid(digits: str) -> str:
     """EN-080: a version 4 UUID from 32 random hexadecimal digits."""
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
 
 
 def _plain(what: str, value: str) -> str:
     """A value that may travel in a header: DECISIONS "what is forwarded in headers"."""
-    if any(c in "\r\n\0" for c in value):
-        raise ConfigError(f"the {what} holds a CR, LF or NUL character: it could not be sent in a header")
-    try:
-        value.encode("latin-1")
-    except UnicodeEncodeError:
-        raise ConfigError(f"the {what} holds characters that a header cannot carry") from None
+    if not _SENDABLE(value):
+        raise ConfigError(f"the {what} holds characters that a header cannot carry (CR, LF, NUL, or beyond Latin-1)")
     return value
 
 
-def _compact(what: str, value: Any, limit: int) -> str | None:
+def _compact(what: str, value: Any, limit: int) -> str:
     """A JSON document as compact ASCII; a str is parsed first."""
-    if value is None:
-        return None
     if isinstance(value, str | bytes):
         try:
             value = json.loads(value)
@@ -135,10 +135,8 @@ def _compact(what: str, value: Any, limit: int) -> str | None:
     return text
 
 
-def _cognito(identity: Mapping[str, str] | None) -> str | None:
+def _cognito(identity: Mapping[str, str]) -> str:
     """RT-027."""
-    if identity is None:
-        return None
     known = {"cognitoIdentityId", "cognitoIdentityPoolId"}
     if not isinstance(identity, Mapping) or not set(identity) <= known:
         raise ConfigError(f"the Cognito identity has the keys {' and '.join(sorted(known))}, and no others")

@@ -42,6 +42,7 @@ class Ledger:
         self._size = 0
         self._left_out = 0
         self._current: str | None = None  # request id, from START to REPORT
+        self._wall_offset = clock.wall() - clock.now()
         self._marks: dict[int, float] = {}
         self._phases: list[tuple[str, float | None, float | None]] = []
         self._init_at = 0.0
@@ -54,8 +55,9 @@ class Ledger:
     def line(self, type_: str, line: Line) -> None:
         """One line of output."""
         self.last_lines.append(line.text)
-        wall = self._clock.wall() if line.time is None else line.time
-        self._add(self._clock.now(), wall, type_, line.text, self._current, len(line.text))
+        now = self._clock.now()
+        wall = now + self._wall_offset if line.time is None else line.time
+        self._add(now, wall, type_, line.text, self._current, len(line.text))
 
     def diagnosis(self, text: str, request_id: str | None) -> None:
         self._add(self._clock.now(), self._clock.wall(), "sandbox.diagnosis", text, request_id, len(text))
@@ -71,30 +73,33 @@ class Ledger:
 
     def emit(self, effect: Emit, job: Job | None) -> None:
         """A record of the machine, completed."""
-        record = effect.record
-        match effect.type:
-            case "platform.initStart":
-                self._init_at, self._runtime_at = effect.at, None
-                record |= {"functionName": self._function.name, "functionVersion": self._function.version}
-                record |= {"instanceId": self._name, "instanceMaxMemory": self._function.memory_mb}
-                if self._runtime_version is not None:
-                    record["runtimeVersion"] = self._runtime_version
-                self.last_lines.clear()
-            case "platform.initReport":
-                self._init_phases(effect.at)
-            case "platform.start":
-                record["version"] = self._function.version
-                self._current = record["requestId"]
-                self._invoke_at = effect.at
-            case "platform.report":
-                record["metrics"]["memorySizeMB"] = self._function.memory_mb
-                record["metrics"]["maxMemoryUsedMB"] = -(-self._measured_peak() // MIB)  # BL-016: rounded up
-        now, wall = self._clock.now(), self._clock.wall()
-        self._add(effect.at, wall - (now - effect.at), effect.type, record, record.get("requestId", self._current), 100)
-        if effect.type == "platform.report":
+        record, type_ = effect.record, effect.type
+        if type_ == "platform.start":
+            record["version"] = self._function.version
+            self._current = record["requestId"]
+            self._invoke_at = effect.at
+            self._wall_offset = self._clock.wall() - self._clock.now()  # fresh for each invoke: the wall clock may be set
+        elif type_ == "platform.report":
+            record["metrics"]["memorySizeMB"] = self._function.memory_mb
+            record["metrics"]["maxMemoryUsedMB"] = -(-self._measured_peak() // MIB)  # BL-016: rounded up
+        elif type_ == "platform.initStart":
+            self._wall_offset = self._clock.wall() - self._clock.now()
+            self._begin_init(effect.at, record)
+        elif type_ == "platform.initReport":
+            self._init_phases(effect.at)
+        self._add(effect.at, effect.at + self._wall_offset, type_, record, self._current, 100)
+        if type_ == "platform.report":
             self._current = None
             if job is not None:
                 self._close(job, effect, record)
+
+    def _begin_init(self, at: float, record: dict[str, Any]) -> None:
+        self._init_at, self._runtime_at = at, None
+        record |= {"functionName": self._function.name, "functionVersion": self._function.version}
+        record |= {"instanceId": self._name, "instanceMaxMemory": self._function.memory_mb}
+        if self._runtime_version is not None:
+            record["runtimeVersion"] = self._runtime_version
+        self.last_lines.clear()
 
     def _add(self, mono: float, wall: float, type_: str, record: Any, request_id: str | None, size: int) -> None:
         entry = self._journal.append(mono, wall, self._name, type_, record, request_id)

@@ -41,8 +41,7 @@ class _Process:
 class Processes:
     """Performs Spawn and Signal, and tells the machine by `feed` what became of it."""
 
-    def __init__(self, plan: Plan, clock: Clock, limits: Limits, memory_mb: int, feed: Callable[[Event], None]) -> None:
-        self._plan = plan
+    def __init__(self, clock: Clock, limits: Limits, memory_mb: int, feed: Callable[[Event], None]) -> None:
         self._clock = clock
         self._limits = limits
         self._feed = feed
@@ -51,7 +50,8 @@ class Processes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._generation = 0
         self._devnull = -1
-        self.ledger: Ledger | None = None
+        self._plan: Plan
+        self._ledger: Ledger
         self.program: str | None = None  # the newest runtime's, for errors
         self.command: str | None = None
         self.memory = MemoryWatch(clock, memory_mb * MIB, self._tree.pids, self._memory_exceeded)
@@ -61,13 +61,20 @@ class Processes:
         self._devnull = os.open(os.devnull, os.O_RDWR)
         await self._tree.start()
 
+    def begin(self, plan: Plan, ledger: Ledger) -> None:
+        """What to start, and where its output goes; before the first Spawn."""
+        self._plan = plan
+        self._ledger = ledger
+
     async def close(self) -> None:
         self.memory.close()
         for task in list(self._tasks):
             await asyncio.wait([task])
         await self._tree.close()
         self._forget()
-        os.close(self._devnull)
+        if self._devnull >= 0:
+            os.close(self._devnull)
+            self._devnull = -1
 
     # ── effects ──
 
@@ -98,7 +105,6 @@ class Processes:
     # ── starting ──
 
     async def _spawn(self, who: str, generation: int) -> None:
-        assert self.ledger is not None
         reads: list[int] = []
         writes: list[int] = []
         try:
@@ -115,7 +121,7 @@ class Processes:
             self._processes[who] = process
             self.memory.run()
             if who == RUNTIME:
-                self.ledger.spawned()
+                self._ledger.spawned()
             program = Program(entry.file, entry.argv, env, self._plan.places.task, fds, limits)
             process.pid = await self._tree.spawn(program, lambda ended: self._ended(who, process, ended))
         except EntrypointError as error:
@@ -137,8 +143,7 @@ class Processes:
         self._feed(SpawnFailed(who, generation, errors.INVALID_ENTRYPOINT, message))
 
     def _outputs(self, reads: list[int], who: str) -> list[Output]:
-        ledger = self.ledger
-        assert ledger is not None
+        ledger = self._ledger
         type_ = "function" if who == RUNTIME else "extension"  # EX-016
         outputs = [Output(reads[0], Lines(lambda line: ledger.line(type_, line)))]
         if len(reads) > 1:
@@ -168,8 +173,8 @@ class Processes:
         waiting = [p.ended for p in mine if not p.ended.done()]
         if waiting:
             await asyncio.wait(waiting, timeout=self._limits.kill_wait)
-        if left and self.ledger is not None:
-            self.ledger.diagnosis(f"sandbox: {left} processes did not end within {self._limits.kill_wait} s of SIGKILL", None)
+        if left:
+            self._ledger.diagnosis(f"sandbox: {left} processes did not end within {self._limits.kill_wait} s of SIGKILL", None)
         self.memory.rest()
         self._forget()
         self._feed(Gone(generation))

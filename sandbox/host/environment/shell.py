@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import tempfile
 import uuid
 from collections import deque
@@ -93,29 +94,25 @@ class Environment:
 
     async def open(self) -> None:
         """Makes the listener, the folders and the first process; Init has not begun yet. Raises SandboxError, OSError."""
-        loop = asyncio.get_running_loop()
-        # RT-002: the listener accepts before any process is started. uvloop and asyncio agree on this call.
-        self._server = await loop.create_server(self._api.protocol, "127.0.0.1", 0, backlog=256)
-        self.address = f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._processes = Processes(self.clock, self.limits, self.function.memory_mb, self.feed)
         try:
+            await self._processes.open()  # first: it gets ready while the rest is made
             self._folder = Path(tempfile.mkdtemp(prefix="lambda-sandbox-"))
-            for name in ("tmp", "opt", "runtime"):
+            for name in ("tmp", "opt"):
                 (self._folder / name).mkdir()
             for layer in self.function.layers:  # EN-053: same-named folders merge, the last layer wins
                 shutil.copytree(layer, self._folder / "opt", symlinks=True, dirs_exist_ok=True)
+            # RT-002: the listener accepts before any process of the function is started.
+            listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+            self._server = await asyncio.get_running_loop().create_server(self._api.protocol, sock=listener)
+            self.address = f"127.0.0.1:{listener.getsockname()[1]}"
             identity = Identity(self.address, self.name, self.machine.initialization_type)
             self.plan: Plan = plan(self.function, str(self._folder), identity, self._credentials)
-            self._processes = Processes(self.plan, self.clock, self.limits, self.function.memory_mb, self.feed)
-            self._ledger = self._processes.ledger = Ledger(
-                self._journal,
-                self.clock,
-                self.function,
-                self.name,
-                self.plan.version,
-                self._processes.memory.measured_peak,
-            )
-            await self._processes.open()
+            peak = self._processes.memory.measured_peak
+            self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan.version, peak)
+            self._processes.begin(self.plan, self._ledger)
         except BaseException:
+            await self._processes.close()
             await self._remove()
             raise
 
@@ -190,7 +187,7 @@ class Environment:
     def _before_poll(self) -> None:
         """Before the runtime's poll is told: its output belongs to this invoke, and work that waits spares a freeze."""
         self._processes.drain()
-        if self._take_work is not None and self.machine.about_to_be_free and (job := self._take_work(self)) is not None:
+        if self._take_work is not None and (job := self._take_work(self)) is not None:
             self.submit(job)
 
     # ── effects → connections ──
@@ -219,7 +216,7 @@ class Environment:
         if job.stream is None or exchange is None or not exchange.target.endswith(b"/response"):
             return
         job.stream.begin(_content_type(exchange), exchange)
-        chunks, exchange.chunks = exchange.chunks, []
+        chunks = exchange.take_chunks()
         exchange.limit, exchange.sink = STREAM_LIMIT, job.stream.push
         for chunk in chunks:
             job.stream.push(chunk)
@@ -340,24 +337,24 @@ class Environment:
 
     def _set_timer(self, effect: fx.SetTimer) -> None:
         """One timer per token. A later deadline leaves a running one alone: when that rings too early, it is set anew."""
-        event = Timer(effect.token, effect.key, effect.generation)
         timer = self._timers.get(effect.token)
         if timer is None or effect.at < timer.rings_at:
             if timer is not None:
                 timer.handle.cancel()
             handle = self.clock.call_at(effect.at, lambda: self._ring(effect.token))
-            self._timers[effect.token] = _Timer(handle, effect.at, effect.at, event)
+            self._timers[effect.token] = _Timer(handle, effect.at, effect)
         else:
-            timer.wanted_at, timer.event = effect.at, event
+            timer.wanted = effect
 
     def _ring(self, token: str) -> None:
         timer = self._timers[token]
-        if self.clock.now() < timer.wanted_at:
-            timer.rings_at = timer.wanted_at
-            timer.handle = self.clock.call_at(timer.wanted_at, lambda: self._ring(token))
+        wanted = timer.wanted
+        if self.clock.now() < wanted.at:
+            timer.rings_at = wanted.at
+            timer.handle = self.clock.call_at(wanted.at, lambda: self._ring(token))
         else:
             del self._timers[token]
-            self.feed(timer.event)
+            self.feed(Timer(token, wanted.key, wanted.generation))
 
     def _close(self, effect: fx.Closed) -> None:
         self._closed.set()
@@ -369,8 +366,7 @@ class _Timer:
 
     handle: Handle
     rings_at: float
-    wanted_at: float
-    event: Timer
+    wanted: fx.SetTimer
 
 
 def _content_type(exchange: Exchange) -> str:
