@@ -44,7 +44,7 @@ MEMORY_FRESH: Final = 0.020  # a REPORT uses a measurement at most this old
 
 # Logs (ours where no row is named)
 LOG_LINE_LIMIT: Final = 256 * 1024  # a longer line is split; the size of one CloudWatch Logs event
-LOG_FRAME_LIMIT: Final = 1 * MIB  # a framed record longer than this is taken for garbage
+LOG_FRAME_LIMIT: Final = 8 * MIB  # a length beyond this is no frame's; a long record is split as a long line is
 RESULT_LOG_LIMIT: Final = 4 * MIB  # the newest part of an invocation's log that its result keeps
 LAST_OUTPUT_LINES: Final = 20  # users.md row 19: how many lines an error quotes
 

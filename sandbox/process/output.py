@@ -11,6 +11,7 @@ import array
 import asyncio
 import fcntl
 import os
+import re
 import struct
 import termios
 from collections.abc import Callable
@@ -64,15 +65,70 @@ class Lines:
             self._line(self._rest[:LOG_LINE_LIMIT])
             self._rest = self._rest[LOG_LINE_LIMIT:]
 
-    def close(self) -> None:
-        """The last line need not have a line feed."""
+    def flush(self) -> None:
+        """What there is without a line feed becomes a line now: it belongs to what came before."""
         rest, self._rest = self._rest, b""
         if rest:
             self._line(rest)
 
+    close = flush
+
     def _line(self, line: bytes) -> None:
         for at in range(0, len(line) or 1, LOG_LINE_LIMIT):
             self._emit(Line(line[at : at + LOG_LINE_LIMIT].decode("utf-8", "replace")))
+
+
+class Mixed:
+    """Lines with short frames among them: the stdout of our own runtimes, which so keep the order of what they say.
+
+    A frame is written at once and no longer than PIPE_BUF, so it is never mixed with anything; it begins with bytes that no
+    text has. A longer one comes on the log descriptor.
+    """
+
+    def __init__(self, emit: Callable[[Line], None], mark: Callable[[Mark], None]) -> None:
+        self._lines = Lines(emit)
+        self._frames = Frames(emit, mark)
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        data = self._rest + data
+        at = 0
+        while True:
+            found = _FRAME_HEAD.search(data, at)
+            if found is None:
+                break
+            length = int.from_bytes(data[found.start() + 4 : found.start() + 8], "big")
+            end = found.start() + 16 + length
+            if end > len(data):
+                break
+            self._lines.feed(data[at : found.start()])
+            self._frames.feed(data[found.start() : end])
+            at = end
+        keep = found.start() if found is not None else len(data) - _partial_head(data)
+        if keep > at:
+            self._lines.feed(data[at:keep])
+        self._rest = data[max(at, keep) :]
+
+    def flush(self) -> None:
+        self._lines.flush()
+
+    def close(self) -> None:
+        rest, self._rest = self._rest, b""
+        self._lines.feed(rest)
+        self._lines.close()
+
+
+# Frames with a time in them, and a length below PIPE_BUF.
+_FRAME_HEAD: Final = re.compile(rb"\xa5[\x5a\x5b]\x00[\x00-\x1f]\x00\x00[\x00-\x0f]", re.DOTALL)
+
+
+def _partial_head(data: bytes) -> int:
+    """How many bytes at the end may be the beginning of a frame's head."""
+    at = data.rfind(b"\xa5", max(0, len(data) - 7))
+    if at < 0:
+        return 0
+    tail = data[at:]
+    return len(tail) if _FRAME_HEAD.match(tail + b"\x5a\x00\x00\x00\x00\x00"[len(tail) - 1 :]) else 0
 
 
 class Frames:
@@ -102,9 +158,12 @@ class Frames:
             if magic == MARK_MAGIC:
                 self._mark(Mark(type_ & 0xFF, time or 0.0))
             else:
-                text = message.decode("utf-8", "replace").removesuffix("\n")
-                self._emit(Line(text, _LEVELS[type_ >> 2 & 7], time, not type_ & 1))
+                self._record(message.removesuffix(b"\n"), _LEVELS[type_ >> 2 & 7], time, not type_ & 1)
         self._rest = data[at:]
+
+    def _record(self, message: bytes, level: str | None, time: float | None, json: bool) -> None:
+        for at in range(0, len(message) or 1, LOG_LINE_LIMIT):
+            self._emit(Line(message[at : at + LOG_LINE_LIMIT].decode("utf-8", "replace"), level, time, json))
 
     def _skip_garbage(self, data: bytes, at: int) -> int:
         """To the next byte that may begin a frame."""
@@ -112,6 +171,9 @@ class Frames:
         end = following if following > 0 else len(data)
         self._garbage.feed(data[at:end])
         return end
+
+    def flush(self) -> None:
+        """A frame that has begun is waited for."""
 
     def close(self) -> None:
         rest, self._rest = self._rest, b""
@@ -123,7 +185,7 @@ class Frames:
 class Output:
     """One pipe of one process, read by the event loop, and by `drain` whenever order matters."""
 
-    def __init__(self, fd: int, parser: Lines | Frames) -> None:
+    def __init__(self, fd: int, parser: Lines | Frames | Mixed) -> None:
         self._fd = fd
         self._parser = parser
         self._loop = asyncio.get_running_loop()
@@ -155,6 +217,10 @@ class Output:
                 return
             left -= len(data)
             self._parser.feed(data)
+
+    def flush(self) -> None:
+        """Ends a line that has no line feed yet."""
+        self._parser.flush()
 
     def close(self) -> None:
         """Stops reading. What was read and has no line feed yet is given now."""

@@ -4,6 +4,8 @@ import json
 import os
 import time
 
+from .logs import Sink
+
 
 class CognitoIdentity:
     """cognito_identity_id and cognito_identity_pool_id, None unless the caller had an identity."""
@@ -48,7 +50,8 @@ class ClientContext:
 class LambdaContext:
     """What Lambda says of this invocation. memory_limit_in_mb is a string, as on Lambda."""
 
-    def __init__(self, headers: dict[str, str]) -> None:
+    def __init__(self, headers: dict[str, str], sink: Sink) -> None:
+        self._sink = sink
         self._deadline_ms = int(headers["lambda-runtime-deadline-ms"])
         self.aws_request_id = headers["lambda-runtime-aws-request-id"]
         self.invoked_function_arn = headers["lambda-runtime-invoked-function-arn"]
@@ -68,8 +71,8 @@ class LambdaContext:
         return max(0, self._deadline_ms - int(time.time() * 1000))
 
     def log(self, message: object) -> None:
-        """Writes to the log, as print does."""
-        print(message)
+        """Writes one record to the log, however many lines it has."""
+        self._sink.write(str(message), 0)
 
     def __repr__(self) -> str:
         return f"LambdaContext([aws_request_id={self.aws_request_id},function_name={self.function_name}])"

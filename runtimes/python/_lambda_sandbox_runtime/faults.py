@@ -1,5 +1,6 @@
 """How errors are told: the document that the caller gets, the cause for X-Ray, the text in the log."""
 
+import importlib
 import json
 import os
 import sys
@@ -40,7 +41,8 @@ def frames(error: BaseException) -> list[tuple[str, int, str, str]]:
 
     ours = os.path.dirname(os.path.abspath(__file__))
     found = [(f.filename, f.lineno or 0, f.name, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
-    while found and (found[0][0].startswith(ours) or "importlib" in found[0][0]):
+    machinery = os.path.dirname(importlib.__file__)
+    while found and found[0][0].startswith((ours, machinery, "<frozen importlib")):
         del found[0]
     return found
 
@@ -55,7 +57,8 @@ def cause(error: BaseException) -> str | None:
     """For Lambda-Runtime-Function-XRay-Error-Cause; None if it would be too long for a header."""
     found = frames(error)
     stack = [{"label": name, "path": file, "line": number} for file, number, name, _ in found]
-    what = {"message": _text(error), "type": type(error).__name__, "stack": stack}
+    kind = error.error_type if isinstance(error, Fault) else type(error).__name__
+    what = {"message": _text(error), "type": kind, "stack": stack}
     paths = sorted({file for file, _, _, _ in found})
     text = json.dumps({"working_directory": os.getcwd(), "exceptions": [what], "paths": paths})
     return text if len(text) < _CAUSE_LIMIT else None
@@ -74,5 +77,5 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # the function closed it
+        except Exception:  # the function closed it, or put something else in its place
             pass

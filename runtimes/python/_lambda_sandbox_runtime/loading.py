@@ -1,7 +1,6 @@
 """Finds the handler: `module.function`, `folder/module.function`, `package.module.function`."""
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Callable
 
@@ -14,12 +13,11 @@ def load(handler: str) -> Callable:
     if not dot:
         text = f"Bad handler '{handler}': not enough values to unpack (expected 2, got 1)"
         raise Fault("Runtime.MalformedHandlerName", text)
-    module_name = module_name.replace("/", ".")
+    if module_name.split(".")[0] in sys.builtin_module_names:  # it would win over the function's file
+        text = f"Cannot use built-in module {module_name} as a handler module"
+        raise Fault("Runtime.BuiltInModuleConflict", text)
     try:
-        # A built-in module of that name would win over the function's file.
-        if module_name.split(".")[0] in sys.builtin_module_names:
-            raise Fault("Runtime.ImportModuleError", f"Cannot use built-in module {module_name} as a handler module")
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name.replace("/", "."))
     except ImportError as error:
         raise Fault("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {error}") from None
     except SyntaxError as error:

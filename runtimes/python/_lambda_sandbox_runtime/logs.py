@@ -9,30 +9,36 @@ import os
 import struct
 import sys
 import time
+import traceback
 
 _MAGIC = 0xA55A0003  # bit 1: the time is there; bit 0: text
 _JSON_MAGIC = 0xA55A0002
 _MARK = 0xA55B0000
-_LEVELS = {"TRACE": 1, "DEBUG": 2, "INFO": 3, "WARNING": 4, "WARN": 4, "ERROR": 5, "CRITICAL": 6, "FATAL": 6}
+_ATOMIC = 4096  # PIPE_BUF: a write of at most this much is never mixed with another
 _PYTHON_LEVELS = {"TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
 _PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "aws_request_id", "tenant_id", "taskName"}
 
 
 class Sink:
-    """Where records go. `request_id` and `tenant_id` are those of the invocation under way."""
+    """Where records go. `request_id` and `tenant_id` are those of the invocation under way.
+
+    fd is the log descriptor. Short frames go down the pipe of stdout instead, which keeps their order among printed lines.
+    """
 
     def __init__(self, fd: int | None, as_json: bool) -> None:
         self.fd = fd
         self.as_json = as_json
         self.request_id: str | None = None
         self.tenant_id: str | None = None
+        self._printed = os.dup(1) if fd is not None else None
 
-    def write(self, text: str, level: str) -> None:
+    def write(self, text: str, level: int) -> None:
+        """One record. `level` is logging's number, 0 if there is none."""
         if self.fd is None:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
             return
-        magic = (_JSON_MAGIC if self.as_json else _MAGIC) | _LEVELS.get(level, 0) << 2
+        magic = (_JSON_MAGIC if self.as_json else _MAGIC) | _frame_level(level) << 2
         self._frame(magic, text.encode("utf-8", "replace"))
 
     def mark(self, number: int) -> None:
@@ -42,11 +48,21 @@ class Sink:
 
     def _frame(self, magic: int, message: bytes) -> None:
         data = struct.pack(">IIQ", magic, len(message), time.time_ns() // 1000) + message
+        fd = self._printed if len(data) <= _ATOMIC else self.fd
         try:
+            if fd == self._printed:
+                sys.stdout.flush()
             while data:
-                data = data[os.write(self.fd, data) :]
-        except OSError:  # the function closed it: from here on as without
+                data = data[os.write(fd, data) :]
+        except (OSError, ValueError, AttributeError):  # the function closed it: from here on as without
             self.fd = None
+
+
+def _frame_level(level: int) -> int:
+    """1 TRACE … 6 FATAL, 0 none: a level between two of them counts as the lower one."""
+    if level <= 0:
+        return 0
+    return 1 if level < logging.DEBUG else min(6, level // 10 + 1)
 
 
 class LambdaHandler(logging.Handler):
@@ -56,7 +72,7 @@ class LambdaHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self.sink.write(self.format(record), record.levelname)
+            self.sink.write(self.format(record), record.levelno)
         except Exception:
             self.handleError(record)
 
@@ -77,21 +93,21 @@ class JsonFormatter(logging.Formatter):
         document = {
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname,
-            "message": record.getMessage(),
+            "message": record.msg if isinstance(record.msg, dict) and not record.args else record.getMessage(),
             "logger": record.name,
         }
         if record.exc_info and record.exc_info[0] is not None:
             kind, error, trace = record.exc_info
-            document["stackTrace"] = self.formatException((kind, error, trace)).split("\n")
+            document["stackTrace"] = traceback.format_tb(trace)
             document["errorType"], document["errorMessage"] = kind.__name__, str(error)
             document["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
-        document["requestId"] = record.aws_request_id
+        document["requestId"] = record.aws_request_id or None
         if record.tenant_id is not None:
             document["tenantId"] = record.tenant_id
         for name, value in record.__dict__.items():
             if name not in _PLAIN and name not in document:
                 document[name] = value
-        return json.dumps({k: v for k, v in document.items() if v not in (None, "")}, default=str, ensure_ascii=False)
+        return json.dumps({k: v for k, v in document.items() if v is not None}, default=str, ensure_ascii=False)
 
 
 def set_up() -> Sink:

@@ -1,12 +1,13 @@
 """The loop: load the handler, then event by event."""
 
 import json
+import logging
 import os
 import site
 import sys
 from collections.abc import Callable
 
-from . import faults, logs
+from . import answers, faults, logs
 from .client import RuntimeClient
 from .context import LambdaContext
 from .faults import Fault
@@ -34,10 +35,10 @@ def main(opt: str) -> None:
 def _set_paths(opt: str) -> None:
     """EN-016: the function, its layers, the runtime, the standard library. What `site` gives to builtins, too (-S)."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    runtime = sys.path.pop(0)
+    runtime = os.environ["LAMBDA_RUNTIME_DIR"]
+    sys.path[:] = [path for path in sys.path if path != runtime]
     sys.path[:0] = [os.environ["LAMBDA_TASK_ROOT"], f"{opt}/python/lib/{version}/site-packages", f"{opt}/python"]
-    if runtime not in sys.path:
-        sys.path.insert(3, runtime)
+    sys.path.insert(3, runtime)
     site.setquit()
     site.setcopyright()
     site.sethelper()
@@ -63,7 +64,7 @@ def _serve_one(client: RuntimeClient, sink: logs.Sink, handler: Callable) -> Non
     sink.request_id, sink.tenant_id = request_id, headers.get("lambda-runtime-aws-tenant-id")
     try:
         event = _event(payload)
-        body, content_type = _answer(handler(event, LambdaContext(headers)))
+        body, content_type = _answer(handler(event, LambdaContext(headers, sink)))
     except Exception as error:
         told = faults.document(error, request_id)
         _log(sink, told)
@@ -89,18 +90,10 @@ def _answer(result: object) -> tuple[bytes, str]:
     if isinstance(result, bytes):
         return result, "application/unknown"
     try:
-        # AWS's runtimes write non-ASCII characters as they are from Python 3.12 on
-        text = json.dumps(result, default=_default, ensure_ascii=sys.version_info < (3, 12))
-    except (TypeError, ValueError, RecursionError) as error:
+        text = answers.to_json(result)
+    except Exception as error:
         raise Fault("Runtime.MarshalError", f"Unable to marshal response: {error}") from None
     return text.encode("utf-8", "surrogatepass"), "application/json"
-
-
-def _default(value: object) -> object:
-    decimal = sys.modules.get("decimal")  # importing it costs 7 ms, and without it there is no Decimal
-    if decimal is not None and isinstance(value, decimal.Decimal):
-        return float(value)
-    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _log(sink: logs.Sink, told: dict) -> None:
@@ -108,6 +101,6 @@ def _log(sink: logs.Sink, told: dict) -> None:
         import time
 
         record = {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": "ERROR", **told}
-        sink.write(json.dumps(record), "ERROR")
+        sink.write(json.dumps(record), logging.ERROR)
     else:
-        sink.write(faults.log_text(told), "ERROR")
+        sink.write(faults.log_text(told), logging.ERROR)

@@ -19,7 +19,7 @@ from sandbox.host.environment.ledger import Ledger
 from sandbox.host.runtimes import EntrypointError, Plan
 from sandbox.process.launcher import Ended, Program, Tree, make_tree
 from sandbox.process.memory import MemoryWatch
-from sandbox.process.output import Frames, Lines, Output, pipe
+from sandbox.process.output import Frames, Line, Lines, Mixed, Output, pipe
 
 _SIGNALS: Final = {"TERM": signals.SIGTERM, "KILL": signals.SIGKILL}
 _SETTLE_ROUNDS: Final = 4  # turns of the event loop in which what a dying process had sent is still read: accept, then read
@@ -96,11 +96,16 @@ class Processes:
         elif (process := self._processes.get(effect.who)) is not None and process.pid:
             self._tree.signal(process.pid, _SIGNALS[effect.name])
 
-    def drain(self) -> None:
-        """Reads what processes have printed up to this moment (DECISIONS "process output against events")."""
+    def drain(self, *, end_lines: bool = False) -> None:
+        """Reads what processes have printed up to this moment (DECISIONS "process output against events").
+
+        end_lines: text without a line feed is a line, too, and does not wait for the next invoke.
+        """
         for process in self._processes.values():
             for output in process.outputs:
                 output.drain()
+                if end_lines:
+                    output.flush()
 
     # ── starting ──
 
@@ -145,10 +150,13 @@ class Processes:
     def _outputs(self, reads: list[int], who: str) -> list[Output]:
         ledger = self._ledger
         type_ = "function" if who == RUNTIME else "extension"  # EX-016
-        outputs = [Output(reads[0], Lines(lambda line: ledger.line(type_, line)))]
-        if len(reads) > 1:
-            outputs.append(Output(reads[1], Frames(lambda line: ledger.line(type_, line), ledger.mark)))
-        return outputs
+
+        def emit(line: Line) -> None:
+            ledger.line(type_, line)
+
+        if not self._plan.managed:
+            return [Output(reads[0], Lines(emit))]
+        return [Output(reads[0], Mixed(emit, ledger.mark)), Output(reads[1], Frames(emit, ledger.mark))]
 
     # ── ending ──
 

@@ -186,7 +186,7 @@ class Environment:
 
     def _before_poll(self) -> None:
         """Before the runtime's poll is told: its output belongs to this invoke, and work that waits spares a freeze."""
-        self._processes.drain()
+        self._processes.drain(end_lines=True)
         if self._take_work is not None and (job := self._take_work(self)) is not None:
             self.submit(job)
 
@@ -231,8 +231,8 @@ class Environment:
             self._error_in_mid_stream(job, exchange, mid_stream)
         elif effect.error:
             result.function_error, result.status = _UNHANDLED, "error"
-            result.error_type = self._api.error_type(exchange)
             result.payload = error_payload(exchange)
+            result.error_type = _error_type_in(result.payload) or self._api.error_type(exchange)
         else:
             result.payload = exchange.body
         self._give(job)
@@ -318,7 +318,7 @@ class Environment:
     def _emit(self, effect: fx.Emit) -> None:
         job = self._jobs.get(effect.invocation_id) if effect.invocation_id is not None else None
         if effect.type == "platform.runtimeDone" and effect.record["status"] != "success":
-            self._processes.drain()  # the last words come before END
+            self._processes.drain(end_lines=True)  # the last words come before END
         elif effect.type == "platform.initStart":
             self._init_error = None
         elif effect.type == "platform.start" and job is not None:
@@ -376,6 +376,16 @@ def _content_type(exchange: Exchange) -> str:
 def _error_document(error_type: str, message: str) -> bytes:
     """IN-027."""
     return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
+
+
+def _error_type_in(payload: bytes) -> str | None:
+    """RT-094: the body's own errorType, if it has one."""
+    try:
+        document = json.loads(payload)
+    except ValueError:
+        return None
+    error_type = document.get("errorType") if isinstance(document, dict) else None
+    return error_type if isinstance(error_type, str) else None
 
 
 def _date(clock: Clock) -> str:

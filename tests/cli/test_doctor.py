@@ -1,0 +1,98 @@
+"""`sandbox doctor`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sandbox.process.launcher import guard
+from tests.cli.conftest import Outcome
+from tests.conftest import MakeFolder
+
+Sandbox = Callable[..., Outcome]
+OTHER_MACHINE = b"\x7fELF\x02\x01\x01" + b"\0" * 9 + b"\x02\x00\xff\xff" + b"\0" * 44
+
+
+def test_it_names_what_there_is_and_why_not(sandbox: Sandbox) -> None:
+    done = sandbox("doctor")
+    assert (done.code, done.err) == (0, "")
+    first, *findings = done.out.decode().splitlines()
+    assert "Python 3." in first
+    assert all(line[:4] in ("ok  ", "no  ") and ": " in line for line in findings)
+    words = "\n".join(findings)
+    assert "ok  tier process: " in words
+    assert "not a security boundary" in words
+    assert ("ok  " if guard().complete else "no  ") + "guard: " in words
+    assert f"python{sys.version_info.major}.{sys.version_info.minor} (" in words
+
+
+def test_a_folder_with_a_good_bootstrap_is_fine(sandbox: Sandbox, folder: MakeFolder) -> None:
+    code = folder(bootstrap="#!/bin/sh\nexit 0\n")
+    done = sandbox("doctor", code)
+    assert done.code == 0
+    assert done.out.decode().splitlines()[-1].startswith(f"ok  {code}: ")
+    (code / "bootstrap").write_bytes(Path("/bin/sh").read_bytes())
+    assert sandbox("doctor", code).code == 0
+    (code / "bootstrap").write_text("#!/usr/bin/env sh\nexit 0\n")
+    assert sandbox("doctor", code).code == 0
+
+
+BAD = {
+    "no exec bit": (b"#!/bin/sh\n", 0o644, "chmod +x", None),
+    "CR LF": (b"#!/bin/sh\r\n", 0o755, "CR LF", None),
+    "missing interpreter": (b"#!/no/such/thing\n", 0o755, "'/no/such/thing'", None),
+    "no first line": (b"exit 0\n", 0o755, "does not begin with #!", None),
+    "empty": (b"", 0o755, "does not begin with #!", None),
+    "name of an interpreter only": (
+        b"#!sh\n",
+        0o755,
+        "'sh'",
+        "doctor.py _examine: looks for the interpreter on PATH; exec does not",
+    ),
+    "env finds nothing": (
+        b"#!/usr/bin/env no-such-thing\n",
+        0o755,
+        "no-such-thing",
+        "doctor.py _examine: env's word is not looked up",
+    ),
+    "another machine's": (OTHER_MACHINE, 0o755, "another machine", "doctor.py _examine: any ELF file is taken for good"),
+}
+
+
+@pytest.mark.parametrize(
+    "what", [pytest.param(w, marks=[pytest.mark.xfail(strict=True, reason=b[3])] if b[3] else []) for w, b in BAD.items()]
+)
+def test_a_bad_bootstrap_is_named_with_its_cause(sandbox: Sandbox, folder: MakeFolder, what: str) -> None:
+    content, mode, cause, _ = BAD[what]
+    code = folder()
+    (code / "bootstrap").write_bytes(content)
+    (code / "bootstrap").chmod(mode)
+    done = sandbox("doctor", code)
+    assert done.code == 2
+    last = done.out.decode().splitlines()[-1]
+    assert last.startswith(f"no  {code}: ")
+    assert cause in last
+
+
+def test_a_folder_without_a_bootstrap_is_told_of_managed_runtimes(sandbox: Sandbox, folder: MakeFolder) -> None:
+    done = sandbox("doctor", folder(app_py=""))
+    assert done.code == 2
+    assert "--runtime python" in done.out.decode().splitlines()[-1]
+
+
+def test_a_folder_that_is_not_there(sandbox: Sandbox) -> None:
+    done = sandbox("doctor", "/no/such/folder")
+    assert done.code == 2
+    assert "/no/such/folder: there is no such folder" in done.out.decode()
+
+
+@pytest.mark.xfail(strict=True, reason="doctor.py _examine: opens it without asking whether it is a file")
+def test_a_bootstrap_that_is_a_folder(sandbox: Sandbox, folder: MakeFolder) -> None:
+    code = folder()
+    (code / "bootstrap").mkdir()
+    done = sandbox("doctor", code)
+    assert done.code == 2
+    assert done.out.decode().splitlines()[-1].startswith(f"no  {code}: ")

@@ -1,0 +1,55 @@
+"""What the tests of runtimes share: a host with AWS's own limits (nothing here waits for one), and a way to deploy."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox import Host
+from sandbox.host.host import Function
+from sandbox.host.result import InvokeResult
+from tests.conftest import MakeFolder
+
+Deploy = Callable[..., Awaitable[Function]]
+
+
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
+    """A cold interpreter on a busy machine may take a second: Init has AWS's 10 s here."""
+    async with Host() as host:
+        yield host
+
+
+@pytest.fixture
+def deploy(host: Host, folder: MakeFolder) -> Deploy:
+    """Deploys app.py (and other files, by path) on our managed Python runtime; keywords are those of FunctionConfig."""
+
+    async def make(app: str, files: dict[str, str] | None = None, **settings: Any) -> Function:
+        code = folder(**{"app.py": textwrap.dedent(app)}, **(files or {}))
+        return await host.deploy(code, **{"runtime": "python", "handler": "app.handler", "timeout": 20} | settings)
+
+    return make
+
+
+def code_of(function: Function) -> str:
+    """The code folder as the function sees it."""
+    return str(Path(function.config.code).resolve())
+
+
+def put(function: Function, name: str, text: str) -> None:
+    """Writes a file into the code folder, as a developer does between two invokes."""
+    Path(function.config.code, name).write_text(text)
+
+
+def printed(result: InvokeResult) -> list[str]:
+    """The records of type "function": what the processes wrote."""
+    return [record.record for record in result.records if record.type == "function"]
+
+
+def platform_error(result: InvokeResult, error_type: str, message: str) -> dict[str, str]:
+    """The payload that the platform makes when the runtime gave none."""
+    return {"errorType": error_type, "errorMessage": f"RequestId: {result.request_id} Error: {message}"}
