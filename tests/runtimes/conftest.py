@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -15,6 +17,32 @@ from sandbox.host.result import InvokeResult
 from tests.conftest import MakeFolder
 
 Deploy = Callable[..., Awaitable[Function]]
+
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
+PID = "import os\ndef handler(event, context):\n    return os.getpid()\n"
+EVALUATE = """
+import collections, decimal, json, logging, os, signal, subprocess, sys, tempfile, time
+
+Point = collections.namedtuple("Point", "x y")
+
+def handler(event, context):
+    return eval(event, {**globals(), "context": context})
+"""
+# A custom runtime of a few lines, in the interpreter that runs the tests: it answers each event with its own variables.
+CUSTOM = f"#!/bin/sh\nexec '{os.path.realpath(sys.executable)}' -S runtime.py\n"
+CUSTOM_PY = """
+import http.client, json, os
+
+api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+while True:
+    api.request("GET", "/2018-06-01/runtime/invocation/next")
+    event = api.getresponse()
+    event.read()
+    path = f"/2018-06-01/runtime/invocation/{event.headers['Lambda-Runtime-Aws-Request-Id']}/response"
+    api.request("POST", path, json.dumps(dict(os.environ)))
+    api.getresponse().read()
+"""
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+"""The rules of the house that a machine can check: layers, one clock, sizes, what is exported, what the README says."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sandbox
+from sandbox.cli.invoke import command
+from tests.conftest import ROOT
+
+MODULES = sorted((ROOT / "sandbox").rglob("*.py"))
+
+
+def calls(path: Path) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+
+
+def test_the_import_contracts_are_kept() -> None:
+    tool = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_is_short_says_what_it_is_and_reads_no_clock_of_its_own(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 500
+    assert ast.get_docstring(ast.parse(text))
+    if path.name != "clock.py":
+        forbidden = {"time.time", "time.monotonic", "asyncio.sleep", "datetime.now", "loop.call_later"}
+        allowed = {"asyncio.sleep"} if path.name == "plain_tree.py" else set()  # it polls for the death of processes
+        assert not calls(path) & (forbidden - allowed)
+    if "cli" not in path.parts:
+        assert "print" not in calls(path)
+
+
+def test_what_is_exported_is_there() -> None:
+    for name in sandbox.__all__:
+        assert getattr(sandbox, name) is not None
+    with pytest.raises(AttributeError):
+        _ = sandbox.nothing  # type: ignore[attr-defined]
+
+
+def test_the_readme_names_every_option_of_invoke() -> None:
+    readme = (ROOT / "README.md").read_text()
+    options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+    missing = {option for option in options if option not in readme}
+    assert not missing
+    said = set(re.findall(r"--[a-z-]+", readme.partition("sandbox invoke CODE [EVENT]")[2].partition("sandbox doctor")[0]))
+    assert said <= options
+
+
+def test_help_is_quick_because_verbs_are_imported_late() -> None:
+    code = "import sys; from sandbox.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    heavy = "print([m for m in ('asyncio', 'uvloop', 'httptools', 'psutil', 'sandbox.host') if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", code + heavy], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1] == "[]"
