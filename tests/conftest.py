@@ -29,7 +29,7 @@ MakeFolder = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left() -> Iterator[None]:
-    """A leaked process or descriptor fails the test (pytest-asyncio's own warnings, made errors, see to tasks)."""
+    """A leaked process or descriptor fails the test; for tasks see `no_task_is_left`."""
     me = psutil.Process()
     descriptors, children = _descriptors(), set(me.children(recursive=True))
     yield
@@ -53,6 +53,12 @@ def _descriptors() -> set[str]:
         if "/.hypothesis/" not in target and "/dev/urandom" not in target:
             found.add(f"{fd}: {target}")
     return found
+
+
+def no_task_is_left() -> None:
+    """For the end of a fixture that closes what it opened: nobody but the test itself still runs."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks were left: {left}"
 
 
 @pytest.fixture
@@ -81,6 +87,7 @@ async def host() -> AsyncIterator[Host]:
     """A host with short limits and the machine's own clock."""
     async with Host(limits=SHORT) as host:
         yield host
+    no_task_is_left()
 
 
 @pytest.fixture(params=["init", "plain"])
@@ -220,3 +227,4 @@ async def played(folder: MakeFolder) -> AsyncIterator[Played]:
         yield world
     finally:
         await world.close()
+        no_task_is_left()

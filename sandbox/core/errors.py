@@ -60,7 +60,6 @@ RESPONSE_TOO_LARGE: Final = "Function.ResponseSizeTooLarge"
 TRUNCATED_RESPONSE: Final = "Runtime.TruncatedResponse"
 BAD_RESPONSE_MODE: Final = "Runtime.InvalidResponseModeHeader"
 EXTENSION_CRASH: Final = "Extension.Crash"
-EXTENSION_LAUNCH: Final = "Extension.LaunchError"
 
 TRANSITION: Final = "InvalidStateTransition"
 EXTENSION_STATE: Final = "Extension.InvalidExtensionState"

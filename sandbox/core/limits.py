@@ -15,9 +15,7 @@ PAYLOAD_LIMIT: Final = 6 * MIB + 100  # RT-057, RT-104, RT-038: /response, /erro
 STREAM_LIMIT: Final = 200 * MIB  # RT-074
 STREAM_BURST: Final = 6 * MIB  # RT-075: this much of a stream passes uncapped …
 STREAM_RATE: Final = 2 * MIB  # RT-075: … and then this many bytes per second
-HEADER_FIELD_LIMIT: Final = 1 * MIB + 4096  # real-clients 1.10: error causes reach 1 MiB; a little room for the name
-HEADERS_LIMIT: Final = 2 * MIB  # ours: all header fields of one request together
-XRAY_CAUSE_LIMIT: Final = 64 * 1024  # RT-098: a longer cause is cropped (RIE: MaxErrorCauseSizeBytes)
+HEADERS_LIMIT: Final = 2 * MIB  # ours: all header fields of a request; a single error cause reaches 1 MiB (real-clients 1.10)
 CLIENT_CONTEXT_LIMIT: Final = 3583  # IN-006, counted in its base64 form
 
 # Function configuration

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,11 @@ from typing import Any, NamedTuple
 
 import psutil
 import pytest
+
+with contextlib.suppress(ImportError):  # libuv keeps one pipe per process from its first loop on: not a leak of a test
+    import uvloop
+
+    uvloop.new_event_loop().close()
 
 COMMAND = str(Path(sys.executable).parent / "sandbox")
 

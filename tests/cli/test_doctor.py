@@ -29,15 +29,15 @@ def test_it_names_what_there_is_and_why_not(sandbox: Sandbox) -> None:
     assert f"python{sys.version_info.major}.{sys.version_info.minor} (" in words
 
 
-def test_a_folder_with_a_good_bootstrap_is_fine(sandbox: Sandbox, folder: MakeFolder) -> None:
+def test_a_folder_with_a_good_bootstrap_is_fine(main: Sandbox, folder: MakeFolder) -> None:
     code = folder(bootstrap="#!/bin/sh\nexit 0\n")
-    done = sandbox("doctor", code)
+    done = main("doctor", code)
     assert done.code == 0
     assert done.out.decode().splitlines()[-1].startswith(f"ok  {code}: ")
     (code / "bootstrap").write_bytes(Path("/bin/sh").read_bytes())
-    assert sandbox("doctor", code).code == 0
+    assert main("doctor", code).code == 0
     (code / "bootstrap").write_text("#!/usr/bin/env sh\nexit 0\n")
-    assert sandbox("doctor", code).code == 0
+    assert main("doctor", code).code == 0
 
 
 BAD = {
@@ -65,34 +65,34 @@ BAD = {
 @pytest.mark.parametrize(
     "what", [pytest.param(w, marks=[pytest.mark.xfail(strict=True, reason=b[3])] if b[3] else []) for w, b in BAD.items()]
 )
-def test_a_bad_bootstrap_is_named_with_its_cause(sandbox: Sandbox, folder: MakeFolder, what: str) -> None:
+def test_a_bad_bootstrap_is_named_with_its_cause(main: Sandbox, folder: MakeFolder, what: str) -> None:
     content, mode, cause, _ = BAD[what]
     code = folder()
     (code / "bootstrap").write_bytes(content)
     (code / "bootstrap").chmod(mode)
-    done = sandbox("doctor", code)
+    done = main("doctor", code)
     assert done.code == 2
     last = done.out.decode().splitlines()[-1]
     assert last.startswith(f"no  {code}: ")
     assert cause in last
 
 
-def test_a_folder_without_a_bootstrap_is_told_of_managed_runtimes(sandbox: Sandbox, folder: MakeFolder) -> None:
-    done = sandbox("doctor", folder(app_py=""))
+def test_a_folder_without_a_bootstrap_is_told_of_managed_runtimes(main: Sandbox, folder: MakeFolder) -> None:
+    done = main("doctor", folder(app_py=""))
     assert done.code == 2
     assert "--runtime python" in done.out.decode().splitlines()[-1]
 
 
-def test_a_folder_that_is_not_there(sandbox: Sandbox) -> None:
-    done = sandbox("doctor", "/no/such/folder")
+def test_a_folder_that_is_not_there(main: Sandbox) -> None:
+    done = main("doctor", "/no/such/folder")
     assert done.code == 2
     assert "/no/such/folder: there is no such folder" in done.out.decode()
 
 
 @pytest.mark.xfail(strict=True, reason="doctor.py _examine: opens it without asking whether it is a file")
-def test_a_bootstrap_that_is_a_folder(sandbox: Sandbox, folder: MakeFolder) -> None:
+def test_a_bootstrap_that_is_a_folder(main: Sandbox, folder: MakeFolder) -> None:
     code = folder()
     (code / "bootstrap").mkdir()
-    done = sandbox("doctor", code)
+    done = main("doctor", code)
     assert done.code == 2
     assert done.out.decode().splitlines()[-1].startswith(f"no  {code}: ")

@@ -48,7 +48,6 @@ def env(event, context): return dict(os.environ)
 def context(event, context):
     custom, identity = context.client_context, context.identity
     return [custom and custom.custom, identity and identity.cognito_identity_id, os.environ.get("_X_AMZN_TRACE_ID")]
-def deep(event, context): return eval("[" * 50 + "]" * 50)
 """
 
 # A runtime in bash: answers each event with the file `answer`.
@@ -138,7 +137,7 @@ def test_a_timeout_is_told_in_awss_words(sandbox: Sandbox, app: Path) -> None:
     assert "\tStatus: timeout\n" in done.err
 
 
-@pytest.mark.catalogue("EN-076")
+@pytest.mark.catalogue("EN-071", "LC-075")
 def test_out_of_memory_says_how_much_there_was(sandbox: Sandbox, app: Path) -> None:
     done = sandbox("invoke", app, *PYTHON, "app.hold", "--memory", "128", "--timeout", "30")
     assert done.json()["errorMessage"].endswith("Error: Runtime exited with error: signal: killed")
@@ -200,7 +199,7 @@ def test_a_runtime_that_never_asks_runs_into_the_limit_of_init_and_then_of_the_f
     sandbox: Sandbox, folder: MakeFolder
 ) -> None:
     done = sandbox("invoke", folder(bootstrap="#!/bin/sh\nexec sleep 1000\n"), "--timeout", "1")
-    assert done.code in (3, 4)
+    assert done.code == 4
     assert "INIT_REPORT Init Duration: 10" in done.err
     assert done.json()["errorMessage"].endswith("Task timed out after 1.00 seconds")
     assert "never asked for an event" in done.err
@@ -217,12 +216,10 @@ def test_the_first_failure_of_several_invokes_is_the_exit_code(sandbox: Sandbox,
 
 
 def test_a_later_timeout_does_not_replace_the_first_failure(sandbox: Sandbox, folder: MakeFolder) -> None:
-    code = folder(
-        app_py="import time\nn = 0\ndef h(e, c):\n    global n\n    n += 1\n    if n == 1: time.sleep(9)\n    raise KeyError\n"
-    )
+    code = folder(app_py="")
     (code / "app.py").write_text(
         "import os, time\ndef h(e, c):\n"
-        "    if not os.path.exists('/proc/self/cwd/seen'):\n"
+        "    if not os.path.exists('seen'):\n"
         "        open('seen', 'w').close(); time.sleep(60)\n"
         "    raise KeyError\n"
     )
@@ -266,31 +263,31 @@ def test_a_later_timeout_does_not_replace_the_first_failure(sandbox: Sandbox, fo
         ([], "--runtime python --handler app.handler"),
     ],
 )
-def test_a_mistake_in_the_command_is_2_and_named(sandbox: Sandbox, app: Path, arguments: list[str], said: str) -> None:
-    done = sandbox("invoke", app, *arguments)
+def test_a_mistake_in_the_command_is_2_and_named(main: Sandbox, app: Path, arguments: list[str], said: str) -> None:
+    done = main("invoke", app, *arguments)
     assert (done.code, done.out) == (2, b""), done.err
     assert said in done.err
     assert "START" not in done.err
 
 
-def test_a_folder_that_is_not_there_is_2(sandbox: Sandbox) -> None:
-    done = sandbox("invoke", "/no/such/code", *PYTHON, "app.echo")
+def test_a_folder_that_is_not_there_is_2(main: Sandbox) -> None:
+    done = main("invoke", "/no/such/code", *PYTHON, "app.echo")
     assert done.code == 2
     assert "/no/such/code" in done.err
 
 
-def test_host_credentials_that_are_not_there_are_2(sandbox: Sandbox, app: Path) -> None:
-    os.environ.pop("AWS_ACCESS_KEY_ID", None)
-    done = sandbox("invoke", app, *PYTHON, "app.echo", "--credentials", "host")
+def test_host_credentials_that_are_not_there_are_2(main: Sandbox, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    done = main("invoke", app, *PYTHON, "app.echo", "--credentials", "host")
     assert done.code == 2
     assert "AWS_ACCESS_KEY_ID" in done.err
 
 
 @pytest.mark.catalogue("EN-077")
-def test_an_event_that_is_too_large_is_2(sandbox: Sandbox, app: Path, tmp_path: Path) -> None:
+def test_an_event_that_is_too_large_is_2(main: Sandbox, app: Path, tmp_path: Path) -> None:
     file = tmp_path / "event.json"
     file.write_text('"' + "x" * (6 * 1024 * 1024 + 200) + '"')
-    done = sandbox("invoke", app, f"@{file}", *PYTHON, "app.none")
+    done = main("invoke", app, f"@{file}", *PYTHON, "app.none")
     assert done.code == 2
     assert "at most" in done.err
 
@@ -596,23 +593,23 @@ def _nothing_runs(where: Path) -> bool:
 # ── help ──
 
 
-def test_help_lists_the_verbs_that_work_and_no_others(sandbox: Sandbox) -> None:
-    done = sandbox("--help")
+def test_help_lists_the_verbs_that_work_and_no_others(main: Sandbox) -> None:
+    done = main("--help")
     assert done.code == 0
     verbs = re.findall(r"^  ([a-z]+)  ", done.out.decode().partition("Commands:")[2], re.MULTILINE)
     assert verbs
     for verb in verbs:
-        assert sandbox(verb, "--help").code == 0
+        assert main(verb, "--help").code == 0
     everything = {"invoke", "attach", "serve", "report", "conformance", "bench", "timeline", "events", "logs", "doctor"}
     for verb in everything - set(verbs):
-        assert sandbox(verb).code == 2
+        assert main(verb).code == 2
 
 
-def test_help_of_a_verb_names_only_options_that_are_understood(sandbox: Sandbox, app: Path) -> None:
-    text = sandbox("invoke", "--help").out.decode()
+def test_help_of_a_verb_names_only_options_that_are_understood(main: Sandbox, app: Path) -> None:
+    text = main("invoke", "--help").out.decode()
     assert "exit code" in text.lower()
     for option in ("--tmp-size", "--network", "--timeline", "--nearest-runtime"):
-        understood = sandbox("invoke", app, option, "x").err.find("No such option") < 0
+        understood = main("invoke", app, option, "x").err.find("No such option") < 0
         assert understood == (option in text)
 
 

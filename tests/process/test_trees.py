@@ -378,7 +378,7 @@ async def _child(pid: int) -> int:
 
 # ── freeze and thaw ──
 
-BUSY = "import os, threading\nos.fork()\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()\nprint(end='')\nwhile 1: pass"
+BUSY = "import os, threading\nos.fork()\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()\nwhile 1: pass"
 
 
 @pytest.mark.catalogue("LC-036", "LC-051", "LC-058")
@@ -674,7 +674,7 @@ def _is_beat(pid: int, mark: str) -> bool:
 
 async def test_children_that_the_host_started_otherwise_are_not_reaped(world: World) -> None:
     mine = subprocess.Popen(["/bin/sh", "-c", "exit 9"])
-    os.waitid(os.P_PID, mine.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked
+    os.waitid(os.P_PID, mine.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222 - it has ended, and nobody has asked
     assert (await (await world.sh("exit 3")).ended).code == 3
     orphan = await world.sh("(sleep 0.01; exit 8) & exit 0")
     assert (await orphan.ended).code == 0

@@ -14,7 +14,7 @@ import pytest
 from sandbox import Host
 from sandbox.host.host import Function
 from sandbox.host.result import InvokeResult
-from tests.conftest import MakeFolder
+from tests.conftest import MakeFolder, no_task_is_left
 
 Deploy = Callable[..., Awaitable[Function]]
 
@@ -50,6 +50,7 @@ async def host() -> AsyncIterator[Host]:
     """A cold interpreter on a busy machine may take a second: Init has AWS's 10 s here."""
     async with Host() as host:
         yield host
+    no_task_is_left()
 
 
 @pytest.fixture

@@ -108,6 +108,19 @@ async def test_what_is_pipelined_behind_a_parked_poll_waits_its_turn(played: Pla
     accepted(await connection.ask("POST", path(job), b"1"))
 
 
+async def test_nothing_is_read_ahead_of_a_parked_poll(played: Played) -> None:
+    connection = await played.connect()
+    played.environment.start()
+    await connection.send(request("GET", "invocation/next") + request("POST", "/flood", b"x" * (50 * MIB))[:100])
+    await played.until(lambda: len(played.environment.machine.polls) == 1)
+    sending = asyncio.ensure_future(connection.send(b"x" * (50 * MIB)))
+    for _ in range(20):
+        await (await played.connect()).ask("GET", "/ping")
+    assert not sending.done()
+    connection.writer.transport.abort()
+    await asyncio.gather(sending, return_exceptions=True)
+
+
 async def test_an_answer_split_behind_a_parked_poll_waits_its_turn(played: Played) -> None:
     connection = await played.connect()
     played.environment.start()

@@ -725,6 +725,7 @@ async def test_details_that_are_no_base64_keep_the_type(played: Played, details:
     accepted(await s.connection.reply())
     assert await s.rest() == b""
     assert (s.job.result.function_error, s.job.result.error_type) == ("Unhandled", "Boom")
+    assert s.job.result.json()["errorType"] == "Boom"
     await serves(played, s.connection)
 
 
