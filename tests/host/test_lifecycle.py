@@ -315,9 +315,7 @@ def handler(event, context):
 
 @pytest.mark.catalogue("BL-016", "BL-017")
 async def test_max_memory_used_is_a_measured_peak_since_the_start(host: Host, folder: MakeFolder) -> None:
-    code = folder(
-        app_py="def handler(event, context):\n    data = bytearray(event.get('mb', 0) << 20)\n    return len(data)\n"
-    )
+    code = folder(app_py="def handler(event, context):\n    data = bytearray(event.get('mb', 0) << 20)\n    return len(data)\n")
     function = await python(host, code, memory_mb=512)
     small, big, small_again = [await function.invoke({"mb": mb}) for mb in (0, 100, 0)]
     used = [r.report.max_memory_used_mb for r in (small, big, small_again) if r.report]
@@ -414,6 +412,41 @@ def handler(event, context):
     function = await python(host, code)
     for _ in range(10):
         assert error(await function.invoke()) == ("Mine", "m")
+
+
+async def test_a_mistake_of_ours_ends_that_environment_and_is_told(
+    host: Host, folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function = await python(host, folder(app_py=COUNTER))
+    await function.invoke()
+    environment = function.environments[0]
+    records = []
+    host.journal.subscribe(records.append, ["sandbox.mistake", "sandbox.diagnosis"])
+    monkeypatch.setattr(environment.machine, "_start_invocation", lambda now: 1 / 0)
+    result = await function.invoke()
+    assert error(result) == ("Sandbox.Failure", "ZeroDivisionError: division by zero")
+    assert "_start_invocation" in records[0].record["trace"]
+    assert "please report it" in records[1].record
+    assert (await function.invoke()).json()["calls"] == 1
+
+
+async def test_folders_that_a_function_made_read_only_are_removed(folder: MakeFolder) -> None:
+    code = folder(
+        app_py="""
+import os
+def handler(event, context):
+    where = os.environ["TMPDIR"] + "/a/b"
+    os.makedirs(where)
+    open(where + "/file", "w").close()
+    os.symlink("/etc", where + "/link")
+    os.chmod(where, 0o500)
+    os.chmod(os.path.dirname(where), 0o500)
+    return os.environ["TMPDIR"]
+"""
+    )
+    async with Host() as host:
+        where = (await (await python(host, code)).invoke()).json()
+    assert not Path(where).exists()
 
 
 @pytest.mark.catalogue("IN-029")

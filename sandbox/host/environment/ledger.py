@@ -5,6 +5,7 @@ Durations come from the machine; this only adds what the machine does not know: 
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -61,6 +62,13 @@ class Ledger:
 
     def diagnosis(self, text: str, request_id: str | None) -> None:
         self._add(self._clock.now(), self._clock.wall(), "sandbox.diagnosis", text, request_id, len(text))
+
+    def mistake(self, what: str, error: BaseException) -> None:
+        """A mistake of our own. The journal gets where it happened; a person gets a sentence."""
+        trace = "".join(traceback.format_exception(error))
+        self._add(self._clock.now(), self._clock.wall(), "sandbox.mistake", {"error": what, "trace": trace}, None, len(trace))
+        text = f"sandbox: a mistake of lambda-sandbox itself ended this environment: {what}"
+        self.diagnosis(f"{text}\nsandbox:   what to do: please report it, with the file that --journal FILE writes", None)
 
     def mark(self, mark: Mark) -> None:
         """Function init begins or has ended, on the wall clock of the runtime."""

@@ -41,10 +41,18 @@ class _Process:
 class Processes:
     """Performs Spawn and Signal, and tells the machine by `feed` what became of it."""
 
-    def __init__(self, clock: Clock, limits: Limits, memory_mb: int, feed: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        limits: Limits,
+        memory_mb: int,
+        feed: Callable[[Event], None],
+        broke: Callable[[BaseException], None],
+    ) -> None:
         self._clock = clock
         self._limits = limits
         self._feed = feed
+        self._broke = broke
         self._tree: Tree = make_tree()
         self._processes: dict[str, _Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -200,7 +208,12 @@ class Processes:
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broke(error)
 
 
 def _pipes(count: int) -> tuple[list[int], list[int]]:

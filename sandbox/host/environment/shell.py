@@ -29,6 +29,7 @@ from sandbox.host.environment.diagnosis import Scene, explain
 from sandbox.host.environment.job import Job
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
+from sandbox.host.folders import remove_tree
 from sandbox.host.runtimes import Plan, plan
 from sandbox.process.variables import DUMMY_CREDENTIALS, Identity
 from sandbox.telemetry.journal import Journal
@@ -75,7 +76,7 @@ class Environment:
         self._folder: Path | None = None
         self._server: asyncio.AbstractServer | None = None
         self._closed = asyncio.Event()
-        self._broken: Exception | None = None
+        self._broken: BaseException | None = None
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             fx.Deliver: self._deliver,
             fx.Accept: self._accept,
@@ -94,7 +95,7 @@ class Environment:
 
     async def open(self) -> None:
         """Makes the listener, the folders and the first process; Init has not begun yet. Raises SandboxError, OSError."""
-        self._processes = Processes(self.clock, self.limits, self.function.memory_mb, self.feed)
+        self._processes = Processes(self.clock, self.limits, self.function.memory_mb, self.feed, self._break)
         try:
             await self._processes.open()  # first: it gets ready while the rest is made
             self._folder = Path(tempfile.mkdtemp(prefix="lambda-sandbox-"))
@@ -151,7 +152,7 @@ class Environment:
             timer.handle.cancel()
         self._timers.clear()
         if self._folder is not None:
-            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+            await asyncio.to_thread(remove_tree, self._folder)
 
     # ── the inbox ──
 
@@ -159,7 +160,7 @@ class Environment:
         """One event for the machine; everything that follows from it is done on return."""
         inbox = self._inbox
         inbox.append(event)
-        if self._busy:
+        if self._busy or self._broken is not None:
             return
         self._busy = True
         handle, perform, now = self.machine.handle, self._perform, self.clock.now
@@ -167,19 +168,21 @@ class Environment:
             while inbox:
                 for effect in handle(inbox.popleft(), now()):
                     perform[type(effect)](effect)
-        except InvariantError as error:
+        except Exception as error:  # whatever it is, it is ours
             self._break(error)
         finally:
             self._busy = False
 
-    def _break(self, error: InvariantError) -> None:
+    def _break(self, error: BaseException) -> None:
         """Our mistake: this environment ends, and whoever waits for it is told. Nothing is swallowed."""
+        if self._broken is not None:
+            return
         self._broken = error
-        text = f"sandbox: a mistake of lambda-sandbox itself ended this environment, please report it: {error}"
-        self._ledger.diagnosis(text, None)
+        what = str(error) if isinstance(error, InvariantError) else f"{type(error).__name__}: {error}"
+        self._ledger.mistake(what, error)
         self._inbox.clear()
         for job in list(self._jobs.values()):
-            self._platform_error(job, errors.SANDBOX_FAILURE, str(error), "failure", "invoke")
+            self._platform_error(job, errors.SANDBOX_FAILURE, what, "failure", "invoke")
             self._finish(job)
         self._processes.signal(fx.Signal(fx.EVERYONE, "KILL"))
         self._closed.set()
