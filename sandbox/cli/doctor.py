@@ -81,9 +81,6 @@ def command(code: str | None) -> int:
 
 def _examine(code: Path) -> str | None:
     """What is wrong with a folder's bootstrap; None if nothing is."""
-    import os
-    import shutil
-
     from sandbox.host.environment.diagnosis import entrypoint_hints
 
     if not code.is_dir():
@@ -91,10 +88,4 @@ def _examine(code: Path) -> str | None:
     file = code / "bootstrap"
     if not file.exists():
         return "it has no bootstrap; it needs a managed runtime: sandbox invoke --runtime python --handler module.function"
-    with file.open("rb") as opened:
-        first = opened.readline(1024)
-    words = first[2:].split() if first.startswith(b"#!") else []
-    runs = first.startswith(b"\x7fELF") or (bool(words) and shutil.which(words[0].decode("utf-8", "replace")) is not None)
-    if os.access(file, os.X_OK) and runs and not first.rstrip(b"\n").endswith(b"\r"):
-        return None
-    return "; ".join(entrypoint_hints(str(file)))
+    return "; ".join(entrypoint_hints(str(file))) or None

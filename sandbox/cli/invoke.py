@@ -75,6 +75,8 @@ def read_event(text: str) -> bytes:
     from sandbox.host.environment.job import check_payload
 
     if text == "-":
+        if sys.stdin is None:
+            raise ConfigError("the event is to come from standard input, which is closed")
         payload = sys.stdin.buffer.read()
     elif text.startswith("@"):
         try:
@@ -112,7 +114,7 @@ def _document(name: str, text: str | None) -> Any:
         return None
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{name} is not JSON: {error}") from None
 
 
@@ -165,13 +167,21 @@ def _open_journal(path: str | None) -> Iterator[Journal]:
     if path is None:
         yield journal
         return
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open(path, "w", encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"--journal {path}: {error.strerror}") from None
-        journal.subscribe(JsonLines(file))
+    try:
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115 (closed below, where a full disk may tell of itself)
+    except OSError as error:
+        raise ConfigError(f"--journal {path}: {error.strerror}") from None
+    lines = JsonLines(file)
+    journal.subscribe(lines)
+    try:
         yield journal
+    finally:
+        try:
+            file.close()
+        except OSError as error:
+            lines.error = lines.error or error
+        if lines.error is not None:
+            click.echo(f"sandbox: --journal {path}: {lines.error.strerror}: it is not complete", err=True)
 
 
 def _print_log(record: Record) -> None:
@@ -180,8 +190,11 @@ def _print_log(record: Record) -> None:
     lines = lines_of(record)
     if lines:
         text = "".join(f"{line}\n" for line in lines)
-        sys.stderr.buffer.write(text.encode("utf-8", "replace"))
-        sys.stderr.buffer.flush()
+        try:
+            sys.stderr.buffer.write(text.encode("utf-8", "replace"))
+            sys.stderr.buffer.flush()
+        except (OSError, ValueError):  # nobody reads the log any more: the invoke goes on
+            pass
 
 
 def _print_result(result: InvokeResult, as_json: bool) -> None:
@@ -195,8 +208,8 @@ def document(result: InvokeResult) -> dict[str, Any]:
     """The document of `--json`. A payload that is not JSON comes as payloadBase64."""
     said: dict[str, Any] = {"requestId": result.request_id}
     try:
-        said["payload"] = json.loads(result.payload)
-    except ValueError:
+        said["payload"] = json.loads(result.payload.decode(), parse_constant=_not_json)
+    except (ValueError, RecursionError):
         import base64
 
         said["payloadBase64"] = base64.b64encode(result.payload).decode()
@@ -207,6 +220,10 @@ def document(result: InvokeResult) -> dict[str, Any]:
     said["extensions"] = []
     said["logs"] = result.log
     return said
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON value")
 
 
 def exit_code(result: InvokeResult) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -44,6 +45,7 @@ def main(arguments: list[str] | None = None) -> Any:
     """The entry point. Exit codes: see sandbox.cli.exits."""
     from sandbox.core.errors import ConfigError, SandboxError, Unsupported
 
+    _open_what_is_closed()
     try:
         code = group.main(arguments, prog_name="sandbox", standalone_mode=False)
     except click.exceptions.Exit as exit_:
@@ -68,3 +70,14 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo(f"sandbox: {where}{error.strerror or error}", err=True)
         code = FAILED
     sys.exit(code or 0)
+
+
+def _open_what_is_closed() -> None:
+    """Someone may have started us with standard streams closed (`2>&-`): their numbers must not go to other files."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            if name != "stdin":  # there, None says that it is closed
+                setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 (open until the end)

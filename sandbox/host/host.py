@@ -184,7 +184,7 @@ def _payload(event: Any, payload: bytes | None) -> bytes:
         return b"{}"
     try:
         body = json.dumps(event).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the event cannot be written as JSON: {error}") from None
     check_payload(body)
     return body

@@ -17,6 +17,7 @@ _MESSAGE = struct.Struct("=IIii")
 _SPAWN, _SIGNAL, _SWEEP = 1, 2, 3
 _READY, _ANSWER, _EXITED = 1, 2, 3
 _FREEZE_WAIT_MS = 1000
+_ANSWER_WAIT = 1.0  # seconds beyond the wait that the program was given
 _STEPS = {2: "its descriptors", 3: "its resource limits", 4: "its working directory"}
 
 
@@ -102,12 +103,17 @@ class InitTree:
             self._sweeping = None
 
     async def kill(self, wait: float) -> int:
-        if self._socket is None:
+        if self._socket is None or self._program is None:
             return 0
+        self._program.send_signal(signals.SIGCONT)  # a function may have stopped it: it is their parent
         try:
-            await self._ask(_SWEEP, signals.SIGKILL, round(wait * 1000))
+            async with asyncio.timeout(wait + _ANSWER_WAIT):
+                await self._ask(_SWEEP, signals.SIGKILL, round(wait * 1000))
         except ConnectionError:
             return 0
+        except TimeoutError:
+            self._program.kill()
+            self._hang_up()
         return len(self.pids())
 
     def pids(self) -> list[int]:
@@ -207,6 +213,7 @@ class InitTree:
                 if future is not None and not future.done():
                     future.set_result((a, b))
             elif kind == _EXITED and (ended := self._ended.pop(a, None)) is not None:
+                self._strays = max(1, self._strays)  # what it leaves in its group is now in no group that we know
                 ended(Ended.from_status(b, number * 1024))
 
     def _hang_up(self) -> None:
@@ -227,6 +234,8 @@ class InitTree:
                 answer.set_exception(ConnectionError("the environment is gone"))
                 answer.exception()
         self._answers.clear()
+        for pid in self._ended:
+            self.signal(pid, signals.SIGKILL)  # the program's own death takes only those that it had started itself
         ended, self._ended = self._ended, {}
         for callback in ended.values():
             callback(Ended(None, signals.SIGKILL))

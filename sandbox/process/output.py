@@ -14,7 +14,7 @@ import os
 import re
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from sandbox.core.limits import LOG_FRAME_LIMIT, LOG_LINE_LIMIT
@@ -48,6 +48,29 @@ def pipe() -> tuple[int, int]:
     return read, write
 
 
+def _cut(data: bytes, at: int) -> int:
+    """Where a part that begins at `at` ends: LOG_LINE_LIMIT further, but not within a UTF-8 character."""
+    end = at + LOG_LINE_LIMIT
+    if end >= len(data):
+        return len(data)
+    for back in range(4):
+        if data[end - back] & 0xC0 != 0x80:
+            return end - back
+    return end
+
+
+def _parts(data: bytes) -> Iterator[bytes]:
+    """A record as one part, or as several if it is too long."""
+    if len(data) <= LOG_LINE_LIMIT:
+        yield data
+        return
+    at = 0
+    while at < len(data):
+        end = _cut(data, at)
+        yield data[at:end]
+        at = end
+
+
 class Lines:
     """Splits bytes into lines. A line longer than LOG_LINE_LIMIT is cut into several."""
 
@@ -62,8 +85,9 @@ class Lines:
         for line in lines:
             self._line(line)
         while len(self._rest) > LOG_LINE_LIMIT:
-            self._line(self._rest[:LOG_LINE_LIMIT])
-            self._rest = self._rest[LOG_LINE_LIMIT:]
+            cut = _cut(self._rest, 0)
+            self._line(self._rest[:cut])
+            self._rest = self._rest[cut:]
 
     def flush(self) -> None:
         """What there is without a line feed becomes a line now: it belongs to what came before."""
@@ -74,8 +98,8 @@ class Lines:
     close = flush
 
     def _line(self, line: bytes) -> None:
-        for at in range(0, len(line) or 1, LOG_LINE_LIMIT):
-            self._emit(Line(line[at : at + LOG_LINE_LIMIT].decode("utf-8", "replace")))
+        for part in _parts(line):
+            self._emit(Line(part.decode("utf-8", "replace")))
 
 
 class Mixed:
@@ -162,8 +186,8 @@ class Frames:
         self._rest = data[at:]
 
     def _record(self, message: bytes, level: str | None, time: float | None, json: bool) -> None:
-        for at in range(0, len(message) or 1, LOG_LINE_LIMIT):
-            self._emit(Line(message[at : at + LOG_LINE_LIMIT].decode("utf-8", "replace"), level, time, json))
+        for part in _parts(message):
+            self._emit(Line(part.decode("utf-8", "replace"), level, time, json))
 
     def _skip_garbage(self, data: bytes, at: int) -> int:
         """To the next byte that may begin a frame."""

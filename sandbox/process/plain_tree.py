@@ -13,20 +13,28 @@ import signal as signals
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from sandbox.process.launcher import Ended, Program
 from sandbox.process.memory import descendants
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
-_GUARD = 'read -r _; kill -KILL -- "-$1"'
+_GUARD = 'read -r _; kill -KILL "-$1"'  # dash knows no "--" here
+
+
+class _Child(NamedTuple):
+    process: subprocess.Popen[bytes]
+    ended: Callable[[Ended], None]
+    guard: subprocess.Popen[bytes]
+    floor: int
 
 
 class PlainTree:
     """See `launcher.Tree`."""
 
     def __init__(self) -> None:
-        self._processes: dict[int, tuple[subprocess.Popen[bytes], Callable[[Ended], None], subprocess.Popen[bytes]]] = {}
+        self._processes: dict[int, _Child] = {}
         self._pidfds: dict[int, int] = {}
         self._strays: set[int] = set()
 
@@ -34,16 +42,24 @@ class PlainTree:
         self._loop = asyncio.get_running_loop()
 
     async def spawn(self, program: Program, ended: Callable[[Ended], None]) -> int:
+        # A spawned child's ru_maxrss begins at our own: below that it says nothing about the child.
+        floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         process = self._popen(program)
-        guard = subprocess.Popen(
-            ["/bin/sh", "-c", _GUARD, "guard", str(process.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={},
-        )
-        self._processes[process.pid] = (process, ended, guard)
+        try:
+            _set_limits(process.pid, program.limits)
+            guard = subprocess.Popen(
+                ["/bin/sh", "-c", _GUARD, "guard", str(process.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={},
+            )
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        self._processes[process.pid] = _Child(process, ended, guard, floor)
         if hasattr(os, "pidfd_open"):
             fd = self._pidfds[process.pid] = os.pidfd_open(process.pid)
             self._loop.add_reader(fd, self._has_ended, process.pid)
@@ -52,7 +68,7 @@ class PlainTree:
         return process.pid
 
     def _popen(self, program: Program) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             list(program.argv),
             executable=program.file,
             env=dict(program.env),
@@ -63,13 +79,6 @@ class PlainTree:
             pass_fds=program.fds[3:],
             start_new_session=True,
         )
-        if hasattr(resource, "prlimit"):  # not before exec: a preexec_fn would fork the whole host
-            for kind, value in program.limits:
-                try:
-                    resource.prlimit(process.pid, kind, (value, value))
-                except ProcessLookupError:
-                    break
-        return process
 
     def fd_in_child(self, position: int, fd: int) -> int:
         return fd
@@ -85,11 +94,11 @@ class PlainTree:
         entry = self._processes.pop(pid, None)
         if entry is None:
             return
-        process, ended, guard = entry
         _, status, used = os.wait4(pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        _end_guard(guard)
-        ended(Ended.from_status(status, used.ru_maxrss * _MAXRSS_UNIT))
+        entry.process.returncode = os.waitstatus_to_exitcode(status)
+        _end_guard(entry.guard)
+        peak = used.ru_maxrss * _MAXRSS_UNIT if used.ru_maxrss > entry.floor else 0
+        entry.ended(Ended.from_status(status, peak))
 
     def signal(self, pid: int, signal: int) -> None:
         if pid in self._processes:
@@ -134,9 +143,19 @@ class PlainTree:
             fd = self._pidfds.pop(pid)
             self._loop.remove_reader(fd)
             os.close(fd)
-        for _, _, guard in self._processes.values():
-            _end_guard(guard)
+        for child in self._processes.values():
+            _end_guard(child.guard)
         self._processes.clear()
+
+
+def _set_limits(pid: int, limits: Sequence[tuple[int, int]]) -> None:
+    """Not before exec: a preexec_fn would fork the whole host. macOS has no way to do it from outside."""
+    if hasattr(resource, "prlimit"):
+        for kind, value in limits:
+            try:
+                resource.prlimit(pid, kind, (value, value))
+            except ProcessLookupError:
+                return
 
 
 def _end_guard(guard: subprocess.Popen[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TextIO
@@ -42,7 +43,11 @@ class Record(NamedTuple):
 
 
 class Journal:
-    """The one list of what happened. Subscribers are called in order, at once; none may block or raise."""
+    """The one list of what happened. Subscribers are called in order, at once, and must not block.
+
+    One that raises is told so by the logger "sandbox.journal" and gets no more records: what it does not want to hear must
+    not change what happens.
+    """
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
@@ -51,27 +56,40 @@ class Journal:
     def subscribe(self, subscriber: Subscriber, types: Iterable[str] | None = None) -> Callable[[], None]:
         """Calls `subscriber` for every later record, or those of the given types. Returns what ends it."""
         entry = (frozenset(types) if types is not None else None, subscriber)
-        self._subscribers.append(entry)
-        return lambda: self._subscribers.remove(entry)
+        self._subscribers = [*self._subscribers, entry]  # a new list: one may come or go while records are given out
+        return lambda: self._unsubscribe(entry)
+
+    def _unsubscribe(self, entry: tuple[frozenset[str] | None, Subscriber]) -> None:
+        self._subscribers = [other for other in self._subscribers if other is not entry]
 
     def append(
         self, mono: float, wall: float, environment: str, type_: str, record: Any, request_id: str | None = None
     ) -> Record:
         entry = Record(next(self._numbers), mono, wall, environment, type_, record, request_id)
-        for types, subscriber in self._subscribers:
+        for subscription in self._subscribers:
+            types, subscriber = subscription
             if types is None or type_ in types:
-                subscriber(entry)
+                try:
+                    subscriber(entry)
+                except Exception:
+                    self._unsubscribe(subscription)
+                    logging.getLogger("sandbox.journal").exception("a subscriber raised: it gets no more records")
         return entry
 
 
 class JsonLines:
-    """A subscriber that writes each record on a line of its own, for `--journal`."""
+    """A subscriber that writes each record on a line of its own, for `--journal`. `error`: why it had to stop."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
+        self.error: OSError | None = None
 
     def __call__(self, record: Record) -> None:
-        self._file.write(json.dumps(record.document(), ensure_ascii=False) + "\n")
+        if self.error is None:
+            try:
+                self._file.write(json.dumps(record.document()) + "\n")
+            except OSError as error:  # a full disk
+                self.error = error
 
 
 def iso(wall: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import socket
 from typing import Any
@@ -317,7 +318,8 @@ async def test_a_poll_closed_at_the_invoke_swallows_no_event(played: Played, sec
     await cancelled(await parked(played, gone, 1))
     if second_is_parked:
         poll = await parked(played, live, 2)
-    gone.writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+    with socket.socket(fileno=os.dup(gone.writer.get_extra_info("socket").fileno())) as same:
+        same.shutdown(socket.SHUT_RDWR)
     job = played.invoke()  # the event loop has not yet heard of it
     if not second_is_parked:
         poll = asyncio.ensure_future(live.ask("GET", "invocation/next"))
@@ -995,9 +997,11 @@ async def test_an_error_without_a_body_is_built_from_its_header(played: Played) 
 async def test_the_error_type_of_the_header_is_normalised_but_not_the_bodys(played: Played, reported: str, normal: str) -> None:
     connection = await played.connect()
     job, event = await played.deliver(connection)
-    accepted(await connection.ask("POST", path(event, "error"), b'{"errorType":"Body"}', **{ERROR_TYPE: reported}))
+    accepted(await connection.ask("POST", path(event, "error"), b'{"errorMessage":"m"}', **{ERROR_TYPE: reported}))
     assert job.result.error_type == normal
-    assert job.result.json()["errorType"] == "Body"
+    job, event = await played.deliver(connection)
+    accepted(await connection.ask("POST", path(event, "error"), b'{"errorType":"Body"}', **{ERROR_TYPE: reported}))
+    assert job.result.error_type == job.result.json()["errorType"] == "Body"
 
 
 @pytest.mark.catalogue("RT-098")
@@ -1033,13 +1037,21 @@ async def test_an_unreadable_error_cause_is_replaced(played: Played, body: bytes
 
 
 @pytest.mark.catalogue("RT-099")
-@pytest.mark.xfail(strict=True, reason="BUG 1: RecursionError; the caller is never answered")
+@pytest.mark.xfail(run=False, reason="BUG 1: RecursionError; the caller is never answered")
 async def test_an_error_cause_nested_too_deep_is_answered(played: Played) -> None:
     connection = await played.connect()
     job, event = await played.deliver(connection)
     accepted(await connection.ask("POST", path(event, "error"), b"[" * 100_000, content_type=CAUSE))
     assert job.answered.done()
     assert job.result.payload == b'"Invalid error body"'
+
+
+@pytest.mark.xfail(run=False, reason="BUG 1: RecursionError; the caller is never answered")
+async def test_an_error_nested_too_deep_is_handed_on(played: Played) -> None:
+    connection = await played.connect()
+    job, event = await played.deliver(connection)
+    accepted(await connection.ask("POST", path(event, "error"), b"[" * 100_000))
+    assert job.result.payload == b"[" * 100_000
 
 
 # ── init error ──

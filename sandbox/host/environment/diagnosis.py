@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +49,7 @@ def hints(scene: Scene) -> list[str]:
     """What to try, as far as the scene allows a good guess."""
     found: list[str] = []
     if scene.error_type == errors.INVALID_ENTRYPOINT:
-        found += entrypoint_hints(scene.program)
+        found += entrypoint_hints(scene.program) or [f"see whether it runs by hand: {scene.program}"]
     elif scene.error_type == errors.OUT_OF_MEMORY:
         used = -(-scene.memory // (1024 * 1024))
         found.append(
@@ -89,7 +92,7 @@ def _exit_hints(scene: Scene) -> list[str]:
 
 
 def entrypoint_hints(program: str | None) -> list[str]:
-    """Why this file cannot be run (users.md row 20: exec bit, CRLF, missing interpreter)."""
+    """Why this file cannot be run (users.md row 20: exec bit, CRLF, missing interpreter); nothing if it looks right."""
     if program is None:
         return ["put an executable file named bootstrap in the code folder, or name a managed runtime with --runtime"]
     path = Path(program)
@@ -98,19 +101,30 @@ def entrypoint_hints(program: str | None) -> list[str]:
     if not path.stat().st_mode & 0o111:
         return [f"{program} is there but not executable: chmod +x {program}"]
     with path.open("rb") as file:
-        first = file.readline(1024)
-    if first.startswith(b"#!"):
-        return _shebang_hints(program, first)
-    if first.startswith(b"\x7fELF"):
-        return [f"{program} is a program for another machine, or its loader is missing: file {program}"]
+        head = file.read(1024)
+    if head.startswith(b"#!"):
+        return _shebang_hints(program, head.partition(b"\n")[0])
+    if head.startswith(b"\x7fELF"):
+        return _elf_hints(program, head)
     return [f"{program} does not begin with #! and is no binary of this machine: is its first line missing?"]
 
 
 def _shebang_hints(program: str, first: bytes) -> list[str]:
-    if first.rstrip(b"\n").endswith(b"\r"):
+    if first.endswith(b"\r"):
         return [f"the first line of {program} ends in CR LF (Windows line ends): sed -i 's/\\r$//' {program}"]
-    words = first[2:].split()
-    interpreter = words[0].decode("utf-8", "replace") if words else ""
-    if not Path(interpreter).exists():
+    words = [os.fsdecode(word) for word in first[2:].split()]
+    interpreter = words[0] if words else ""
+    if not (Path(interpreter).is_file() and os.access(interpreter, os.X_OK)):
         return [f"the interpreter {interpreter!r} in the first line of {program} is not on this machine"]
-    return [f"{program} could not be run by {interpreter}"]
+    if Path(interpreter).name == "env" and len(words) == 2 and shutil.which(words[1]) is None:
+        return [f"the interpreter {words[1]!r} in the first line of {program} is not on this machine's PATH"]
+    return []
+
+
+def _elf_hints(program: str, head: bytes) -> list[str]:
+    """Compares e_machine with that of the interpreter that runs us."""
+    with open(sys.executable, "rb") as file:
+        ours = file.read(20)
+    if ours.startswith(b"\x7fELF") and head[18:20] != ours[18:20]:
+        return [f"{program} is a program for another kind of processor: file {program}"]
+    return []

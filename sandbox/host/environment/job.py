@@ -101,13 +101,20 @@ def check_payload(payload: bytes) -> None:
     if len(payload) > PAYLOAD_LIMIT:
         raise ConfigError(f"the event has {len(payload)} bytes: at most {PAYLOAD_LIMIT} are possible")
     try:
-        json.loads(payload)
+        _DECODER.decode(payload.decode())
     except UnicodeDecodeError as error:
         raise ConfigError(f"the event is not JSON: byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"the event is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise ConfigError("the event is not JSON that can be read: it is nested too deep") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ConfigError(f"the event is not JSON: {name} is no JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)  # numbers may have any length
 
 
 def _uuid(digits: str) -> str:
@@ -127,9 +134,12 @@ def _compact(what: str, value: Any, limit: int) -> str:
     if isinstance(value, str | bytes):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"the {what} is not JSON: {error}") from None
-    text = json.dumps(value, separators=(",", ":"))
+    try:
+        text = json.dumps(value, separators=(",", ":"))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"the {what} cannot be written as JSON: {error}") from None
     if len(text) * 4 / 3 > limit:
         raise ConfigError(f"the {what} is too long: at most {limit} bytes in base64 are possible (IN-006)")
     return text

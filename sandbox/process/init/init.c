@@ -151,19 +151,23 @@ static void spawn(uint32_t seq, int *fds, int nfds) {
 
 /* ── the tree ── */
 
+/* Adds the process ids that a children file lists. A number counts only when the space behind it has been seen: a read may
+ * end in the middle of one, and half a number would be somebody else's process. */
 static int add_children(const char *path, int count) {
-    char text[16384];
+    char text[4096];
+    long pid = 0;
+    ssize_t n;
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return count;
-    ssize_t have = 0, n;
-    while ((n = read(fd, text + have, sizeof text - 1 - have)) > 0) have += n;
+    while ((n = read(fd, text, sizeof text)) > 0)
+        for (ssize_t i = 0; i < n; i++) {
+            if (text[i] >= '0' && text[i] <= '9') pid = pid * 10 + (text[i] - '0');
+            else if (pid && count < MAX_TREE) {
+                tree[count++] = pid;
+                pid = 0;
+            }
+        }
     close(fd);
-    text[have] = 0;
-    for (char *at = text, *end; count < MAX_TREE; at = end) {
-        long pid = strtol(at, &end, 10);
-        if (end == at) break;
-        tree[count++] = pid;
-    }
     return count;
 }
 
@@ -226,12 +230,13 @@ static long elapsed_ms(const struct timespec *start) {
     return (now.tv_sec - start->tv_sec) * 1000 + (now.tv_nsec - start->tv_nsec) / 1000000;
 }
 
-/* One pass: signals what is not yet as wanted. Returns how many were not. */
+/* One pass: signals what is not yet as wanted. Returns how many were not. A thread in state D counts as stopped: it cannot
+ * run a single instruction of its own before the signal takes it (a vfork keeps its parent there). */
 static int pass(int sig, int *strays) {
     int count = walk(), unlike = 0;
     *strays = 0;
     for (int i = 0; i < count; i++) {
-        int done = sig != SIGCONT && all_threads_in(tree[i], sig == SIGSTOP ? "TtZX" : "ZX");
+        int done = sig != SIGCONT && all_threads_in(tree[i], sig == SIGSTOP ? "TtDZX" : "ZX");
         if (is_stray(tree[i])) ++*strays;
         if (done) continue;
         unlike++;
