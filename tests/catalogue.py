@@ -17,7 +17,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 FILE = TESTS / "catalogue.toml"
-HEAD = """# Every row of the requirement catalogue: tested (by which tests), later (with which capability), or not applicable (why).
+HEAD = """# Every row of the requirement catalogue: tested (by what), later (with which capability), or not applicable (why).
 # `begun` names tests that show a part of a row that comes later. Keep it with: python -m tests.catalogue --write
 """
 
@@ -84,7 +84,9 @@ def write(document: dict) -> None:
     lines += [f"{json.dumps(name)} = {json.dumps(what)}" for name, what in document["capabilities"].items()]
     lines += ["", "[row]"]
     for row, entry in updated(document).items():
-        fields = ", ".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(entry.items(), reverse=True))
+        fields = ", ".join(
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in sorted(entry.items(), reverse=True)
+        )
         lines.append(f"{row} = {{ {fields} }}")
     FILE.write_text("\n".join(lines) + "\n")
 

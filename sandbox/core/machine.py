@@ -349,6 +349,8 @@ class Machine(Extending):
 
     def _on_answer_refused(self, event: AnswerRefused, now: float) -> None:
         invocation = self._answering_on(event.conn) or self._find(event.request_id, event.invocation_id)
+        if invocation.answering_on not in (None, event.conn):
+            self._invocation_moves(invocation, InvocationMove.ANSWER_BEGINS)  # a second answer: refused, whatever it is
         self._invocation_moves(invocation, InvocationMove.ANSWER_REFUSED)
         self._answered(invocation, 0, now)
         self._out.append(Failed(invocation.id, "error", event.error_type, event.message, "invoke"))

@@ -114,7 +114,8 @@ class Bucket:
 class ResponseStream:
     """An answer as it comes: `async for chunk in stream`, then `stream.result`.
 
-    A reader that is slow makes the runtime wait. result.function_error and error_type tell of an error in mid-stream.
+    A reader that is slow makes the runtime wait; one that leaves (breaks the loop, or calls close) does not (RT-078).
+    result.function_error and error_type tell of an error in mid-stream.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -122,6 +123,7 @@ class ResponseStream:
         self._bucket = Bucket(clock)
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._queued = 0
+        self._left = False
         self._flow: Any = None  # the exchange that the chunks come from, while it can be paused
         self.content_type: str | None = None
         self.result: InvokeResult | None = None
@@ -130,13 +132,22 @@ class ResponseStream:
         return self._read()
 
     async def _read(self) -> AsyncIterator[bytes]:
-        while (chunk := await self._chunks.get()) is not None:
-            self._queued -= len(chunk)
-            if self._flow is not None and self._queued < _QUEUE_BYTES:
-                self._flow.resume()
-            if (wait := self._bucket.take(len(chunk))) > 0:
-                await self._clock.sleep(wait)
-            yield chunk
+        try:
+            while (chunk := await self._chunks.get()) is not None:
+                self._queued -= len(chunk)
+                if self._flow is not None and self._queued < _QUEUE_BYTES:
+                    self._flow.resume()
+                if (wait := self._bucket.take(len(chunk))) > 0:
+                    await self._clock.sleep(wait)
+                yield chunk
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Reads no more: the function goes on without its caller."""
+        self._left = True
+        if self._flow is not None:
+            self._flow.resume()
 
     # ── for the environment ──
 
@@ -145,7 +156,7 @@ class ResponseStream:
         self._flow = flow
 
     def push(self, chunk: bytes) -> None:
-        if chunk:
+        if chunk and not self._left:
             self._queued += len(chunk)
             self._chunks.put_nowait(chunk)
             if self._flow is not None and self._queued > _QUEUE_BYTES:

@@ -23,7 +23,6 @@ from sandbox.core.limits import HEADERS_LIMIT, PAYLOAD_LIMIT
 
 _WANTED: Final = frozenset(
     {
-        b"connection",
         b"content-type",
         b"expect",
         b"host",
@@ -40,6 +39,7 @@ _WANTED: Final = frozenset(
         b"sec-fetch-site",
     }
 )
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _STATUS_LINES: Final = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 _RDHUP: Final = getattr(select, "POLLRDHUP", 0) | select.POLLERR | select.POLLHUP
 _WRITE_AT_ONCE: Final = 64 * 1024  # below this, one copy is cheaper than two system calls
@@ -141,7 +141,6 @@ class Http1Protocol(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._incoming: Exchange | None = None  # being parsed
         self._headers_done = False
-        self._head_bytes = 0
         self._active: Exchange | None = None  # complete or announced, waits for its reply
         self._queue: deque[Exchange] = deque()  # pipelined behind it
         self._last: Exchange | None = None
@@ -149,6 +148,11 @@ class Http1Protocol(asyncio.Protocol):
         self._poll = select.poll()
         self._fd = -1
         self._reading = True
+        self._framing: list[bytes] = []  # the fields that say how the incoming body is framed
+        self._resuming = False  # a message goes on in a new parser, which is being told its head again
+        self._deaf = False  # refused for good: what still comes is dropped
+        self._fed = 0  # bytes that the parser was given last
+        self._since_body = 0  # bytes since the message began, or since the last of its body: header fields, or trailers
 
     # ── the connection ──
 
@@ -177,6 +181,8 @@ class Http1Protocol(asyncio.Protocol):
                 self._active = incoming
                 incoming.keep_alive = False
                 self._handler.gone(incoming)  # it may still read a refusal
+                if incoming.held is not None:
+                    incoming.reply(*incoming.held)
         else:
             self._client_has_gone(unsent)
         if transport is not None:
@@ -207,13 +213,14 @@ class Http1Protocol(asyncio.Protocol):
     # ── reading ──
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._fed = len(data)
+        self._since_body += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:  # Java's client offers h2c: stay with HTTP/1.1
-            self._parser = httptools.HttpRequestParser(self)
-            rest = data[upgrade.args[0] :]
-            if rest:
-                self.data_received(rest)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
             self._refuse(400, f"The request is not HTTP/1.1: {error}")
@@ -221,12 +228,20 @@ class Http1Protocol(asyncio.Protocol):
         incoming = self._incoming
         if incoming is None:
             return
-        if not self._headers_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEADERS_LIMIT:
-                self._refuse(431, f"The header fields are longer than {HEADERS_LIMIT} bytes")
-        elif not incoming.announced and self._active is None:
+        if self._since_body > HEADERS_LIMIT:
+            self._refuse(431, f"The header fields are longer than {HEADERS_LIMIT} bytes")
+        elif self._headers_done and not incoming.announced and self._active is None:
             self._announce(incoming)
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Java's client offers h2c with its first request, body and all: stay with HTTP/1.1 (RFC 9110 7.8).
+
+        The parser has stopped behind the head. A new one is told the framing again, and takes the body.
+        """
+        framing, self._framing = self._framing, []
+        self._parser = httptools.HttpRequestParser(self)
+        self._resuming = True
+        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n%b" % (b"".join(framing), rest))
 
     def _announce(self, exchange: Exchange) -> None:
         exchange.announced = True
@@ -237,27 +252,38 @@ class Http1Protocol(asyncio.Protocol):
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_message_begin(self) -> None:
+        if self._resuming:
+            return
         self._incoming = Exchange(self)
         self._headers_done = False
-        self._head_bytes = 0
+        self._since_body = self._fed
+        if self._framing:
+            self._framing = []
         if self._active is not None:
             self.pause()
 
     def on_url(self, url: bytes) -> None:
-        assert self._incoming is not None
-        self._incoming.target += url  # in pieces, if it came so
+        if not self._resuming:
+            assert self._incoming is not None
+            self._incoming.target += url  # in pieces, if it came so
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name in _WANTED:
+        if name in _WANTED and not self._resuming:
+            value = value.rstrip(b" \t")
             incoming = self._incoming
             assert incoming is not None
             if self._headers_done:
                 incoming.trailers = {**incoming.trailers, name: value}
             else:
                 incoming.headers[name] = value
+        elif name in _FRAMING and not self._headers_done:
+            self._framing.append(b"%b: %b\r\n" % (name, value))
 
     def on_headers_complete(self) -> None:
+        if self._resuming:
+            self._resuming = False
+            return
         incoming = self._incoming
         assert incoming is not None
         incoming.method = self._parser.get_method()
@@ -274,6 +300,7 @@ class Http1Protocol(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         incoming = self._incoming
         assert incoming is not None
+        self._since_body = 0
         before = incoming.size
         incoming.size += len(data)
         if incoming.limit < 0:
@@ -293,6 +320,8 @@ class Http1Protocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         incoming = self._incoming
         assert incoming is not None
+        if self._parser.should_upgrade():
+            return  # its body, if it has one, comes by way of _decline_upgrade
         self._incoming = None
         incoming.complete = True
         incoming.expects = False
@@ -330,9 +359,18 @@ class Http1Protocol(asyncio.Protocol):
             transport.write(head)
             transport.write(body)
         if not keep:
-            transport.close()
+            self._hang_up(transport)
         elif self._queue or not self._reading or self._incoming is not None:
             asyncio.get_running_loop().call_soon(self._next_in_line)
+
+    def _hang_up(self, transport: asyncio.Transport) -> None:
+        """Our side is finished. While theirs still writes, closing would reset the connection under the reply."""
+        self._deaf = True
+        if self._incoming is not None and transport.can_write_eof():
+            transport.write_eof()
+            self.resume()
+        else:
+            transport.close()
 
     def _next_in_line(self) -> None:
         if self._active is None and self._transport is not None:
@@ -355,7 +393,7 @@ class Http1Protocol(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _refuse(self, status: int, message: str) -> None:
-        """The bytes make no sense: say so once, and hang up."""
+        """The bytes make no sense: say so once, and hear no more. The client hangs up when it has read that."""
         transport = self._transport
         if transport is None:
             return
@@ -368,7 +406,8 @@ class Http1Protocol(asyncio.Protocol):
             exchange.complete = True
             exchange.keep_alive = False
             exchange.reply(status, JSON, error_body("InvalidRequest", message))
-        transport.close()
+        self._incoming = None
+        self._deaf = True
 
 
 JSON: Final = b"Content-Type: application/json\r\n"

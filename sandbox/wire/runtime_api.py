@@ -37,7 +37,7 @@ _LATER: Final = {  # said when called, never pretended
     b"/2022-07-01/telemetry": "The Telemetry API",
     b"/2020-08-15/logs": "The Logs API",
 }
-_CAUSE_TYPE: Final = b"application/vnd.aws.lambda.error.cause+json"
+_CAUSE_TYPE: Final = "application/vnd.aws.lambda.error.cause+json"
 
 
 class InvocationEvent(NamedTuple):
@@ -78,7 +78,7 @@ class AnswerNote(NamedTuple):
     request_id: str
     invocation_id: str | None
     error: bool
-    begun: bool
+    good_mode: bool
 
 
 class LastCall(NamedTuple):
@@ -127,10 +127,7 @@ class RuntimeApi:
         if note is not None:
             assert isinstance(note, AnswerNote)
             self._open[exchange.number] = exchange
-            if note.begun:
-                self._feed(AnswerEnds(exchange.number, exchange.size, note.error or _ERROR_TYPE in exchange.trailers))
-            else:
-                self._bad_mode(exchange, note)
+            self._feed(AnswerEnds(exchange.number, exchange.size, note.error or _ERROR_TYPE in exchange.trailers))
             return
         if self._local_only and not self._is_known_good(exchange.headers):
             why = browsers.refusal(exchange.headers)
@@ -166,7 +163,7 @@ class RuntimeApi:
             return
         self._open[exchange.number] = exchange
         number = exchange.number
-        if not note.begun:
+        if not note.good_mode:
             self._bad_mode(exchange, note)
         elif exchange.size > PAYLOAD_LIMIT:
             self._too_large(exchange, note)
@@ -249,24 +246,25 @@ class RuntimeApi:
 
     def head(self, exchange: Exchange) -> None:
         self._last, self._last_status = exchange, None
-        if self._local_only and browsers.refusal(exchange.headers) is not None:
-            exchange.discard()  # refused when it is complete
+        why = browsers.refusal(exchange.headers) if self._local_only else None
+        if why is not None:
+            self.refuse_exchange(exchange, 403, "Forbidden", why)
             return
         if not exchange.target.startswith(_INVOCATION) or exchange.target == _NEXT:
             return
         note = self._note(exchange)
         if note is None:
             return
-        exchange.note = note
-        if note.begun:
-            self._open[exchange.number] = exchange
+        self._open[exchange.number] = exchange
+        if note.good_mode:
+            exchange.note = note
             self._feed(AnswerBegins(exchange.number, note.request_id, note.invocation_id))
         else:
-            exchange.discard()
+            self._bad_mode(exchange, note)
 
     def body_limit(self, exchange: Exchange) -> None:
         note = exchange.note
-        if isinstance(note, AnswerNote) and note.begun:
+        if isinstance(note, AnswerNote):
             self._too_large(exchange, note)
 
     def gone(self, exchange: Exchange) -> None:
@@ -274,7 +272,7 @@ class RuntimeApi:
         if exchange.undeliverable:
             self._open.pop(exchange.number, None)
             self._feed(ClientGone(exchange.number))
-        elif isinstance(note, AnswerNote) and note.begun and exchange.number in self._open:
+        elif isinstance(note, AnswerNote) and exchange.number in self._open:
             text = "HTTP request detected as truncated"  # RT-060
             message = "The runtime's response ended before it was complete"
             self._refuse_answer(exchange, note, errors.TRUNCATED_RESPONSE, message, 400, "TruncatedHTTPRequest", text)
@@ -323,18 +321,21 @@ class RuntimeApi:
         return errors.normal_error_type(reported.decode("latin-1") if reported else None)
 
 
-def error_payload(exchange: Exchange) -> bytes:
-    """What the caller gets of a post to /error or init/error (RT-090 to RT-094, RT-099)."""
+def error_payload(exchange: Exchange) -> tuple[bytes, str]:
+    """What the caller gets of a post to /error or init/error, and its content type (RT-090 to RT-094, RT-099)."""
     body = exchange.body
-    reported = exchange.headers.get(_ERROR_TYPE)
+    content_type = exchange.headers.get(b"content-type", b"application/json").decode("latin-1")
     if not body:
+        reported = exchange.headers.get(_ERROR_TYPE)
         error_type = reported.decode("latin-1") if reported else errors.normal_error_type(None)
-        return json.dumps({"errorMessage": "", "errorType": error_type}).encode()  # RT-092
-    if exchange.headers.get(b"content-type", b"").lower() == _CAUSE_TYPE:
-        try:
-            document = json.loads(body)
-            kept = {key: document[key] for key in ("errorMessage", "errorType", "stackTrace") if key in document}
-        except (ValueError, TypeError):
-            return b'"Invalid error body"'
-        return json.dumps(kept).encode()
-    return body
+        return json.dumps({"errorMessage": "", "errorType": error_type}).encode(), "application/json"  # RT-092
+    if content_type.lower() != _CAUSE_TYPE:
+        return body, content_type
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        return b'"Invalid error body"', "application/octet-stream"
+    kept = {key: document[key] for key in ("errorMessage", "errorType", "stackTrace") if key in document}
+    return json.dumps(kept).encode(), "application/json"

@@ -41,32 +41,28 @@ def test_a_folder_with_a_good_bootstrap_is_fine(main: Sandbox, folder: MakeFolde
 
 
 BAD = {
-    "no exec bit": (b"#!/bin/sh\n", 0o644, "chmod +x", None),
-    "CR LF": (b"#!/bin/sh\r\n", 0o755, "CR LF", None),
-    "missing interpreter": (b"#!/no/such/thing\n", 0o755, "'/no/such/thing'", None),
-    "no first line": (b"exit 0\n", 0o755, "does not begin with #!", None),
-    "empty": (b"", 0o755, "does not begin with #!", None),
+    "no exec bit": (b"#!/bin/sh\n", 0o644, "chmod +x"),
+    "CR LF": (b"#!/bin/sh\r\n", 0o755, "CR LF"),
+    "missing interpreter": (b"#!/no/such/thing\n", 0o755, "'/no/such/thing'"),
+    "no first line": (b"exit 0\n", 0o755, "does not begin with #!"),
+    "empty": (b"", 0o755, "does not begin with #!"),
     "name of an interpreter only": (
         b"#!sh\n",
         0o755,
         "'sh'",
-        "doctor.py _examine: looks for the interpreter on PATH; exec does not",
     ),
     "env finds nothing": (
         b"#!/usr/bin/env no-such-thing\n",
         0o755,
         "no-such-thing",
-        "doctor.py _examine: env's word is not looked up",
     ),
-    "another machine's": (OTHER_MACHINE, 0o755, "another machine", "doctor.py _examine: any ELF file is taken for good"),
+    "another machine's": (OTHER_MACHINE, 0o755, "another machine"),
 }
 
 
-@pytest.mark.parametrize(
-    "what", [pytest.param(w, marks=[pytest.mark.xfail(strict=True, reason=b[3])] if b[3] else []) for w, b in BAD.items()]
-)
+@pytest.mark.parametrize("what", BAD)
 def test_a_bad_bootstrap_is_named_with_its_cause(main: Sandbox, folder: MakeFolder, what: str) -> None:
-    content, mode, cause, _ = BAD[what]
+    content, mode, cause = BAD[what]
     code = folder()
     (code / "bootstrap").write_bytes(content)
     (code / "bootstrap").chmod(mode)
@@ -89,7 +85,6 @@ def test_a_folder_that_is_not_there(main: Sandbox) -> None:
     assert "/no/such/folder: there is no such folder" in done.out.decode()
 
 
-@pytest.mark.xfail(strict=True, reason="doctor.py _examine: opens it without asking whether it is a file")
 def test_a_bootstrap_that_is_a_folder(main: Sandbox, folder: MakeFolder) -> None:
     code = folder()
     (code / "bootstrap").mkdir()

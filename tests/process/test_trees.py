@@ -252,13 +252,8 @@ async def test_an_argument_that_is_too_long_is_e2big(world: World) -> None:
     assert raised.value.errno == errno.E2BIG
 
 
-async def test_a_limit_that_cannot_be_set_is_an_oserror_and_leaves_no_process(
-    world: World, tree: str, request: pytest.FixtureRequest
-) -> None:
+async def test_a_limit_that_cannot_be_set_is_an_oserror_and_leaves_no_process(world: World, tree: str) -> None:
     """No process may have more descriptors than fs.nr_open, not even root's."""
-    if tree == "plain":
-        reason = "plain_tree.py _popen: prlimit raises after the process was started, and nobody ends it"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     with contextlib.suppress(OSError):
         await world.start("/bin/sleep", "1000", limits=((resource.RLIMIT_NOFILE, 1 << 40),))
         pytest.fail("it was started")
@@ -340,10 +335,7 @@ async def test_exactly_the_given_descriptors_are_passed(world: World) -> None:
 
 
 @pytest.mark.catalogue("BL-016")
-async def test_peak_is_that_of_the_process_and_not_of_the_host(world: World, tree: str, request: pytest.FixtureRequest) -> None:
-    if tree == "plain":
-        reason = "plain_tree.py _has_ended: ru_maxrss of a process made by vfork begins at the host's own high-water mark"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+async def test_peak_is_that_of_the_process_and_not_of_the_host(world: World, tree: str) -> None:
     ballast = bytearray(80 * MIB)
     ballast[::4096] = b"x" * len(ballast[::4096])  # resident
     small = await (await world.sh("exit 0")).ended
@@ -442,9 +434,6 @@ async def test_a_freeze_that_is_taken_back_at_once_leaves_nothing_stopped(world:
         await counters.all_go_on(slots)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="init_tree.py thaw: what the ended one left in its group is in no known group, nor a stray"
-)
 @only_init
 async def test_a_process_that_ends_while_frozen_leaves_its_children_able_to_go_on(world: World, counters: Counters) -> None:
     """Somebody (the OOM killer, a person) kills the one that the host started, while all are stopped."""
@@ -540,7 +529,6 @@ async def test_close_ends_what_runs(world: World) -> None:
     await world.tree.close()  # and once more
 
 
-@pytest.mark.xfail(strict=True, reason="init_tree.py kill: waits for the program's answer without a limit of its own")
 @pytest.mark.catalogue("LC-114")
 @only_init
 async def test_kill_comes_back_after_its_wait_even_if_the_program_in_between_stands_still(world: World) -> None:
@@ -578,7 +566,6 @@ async def test_the_host_is_told_when_the_program_in_between_is_killed(world: Wor
     await world.tree.close()
 
 
-@pytest.mark.xfail(strict=True, reason="init_tree.py _hang_up: says that they are dead, but only the first of each group is")
 @only_init
 async def test_nothing_in_the_group_survives_the_program_in_between(world: World, counters: Counters) -> None:
     process = await world.python(BEAT + "if os.fork() == 0: beat(0)\nbeat(1)", counters.path)
@@ -633,12 +620,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", ["running", "frozen"])
-async def test_nothing_is_left_when_the_host_is_killed(
-    tree: str, how: str, counters: Counters, request: pytest.FixtureRequest
-) -> None:
-    if tree == "plain":
-        reason = "plain_tree.py _GUARD: dash, Debian's sh, does not understand `kill -KILL -- -PGID`"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+async def test_nothing_is_left_when_the_host_is_killed(tree: str, how: str, counters: Counters) -> None:
     script = BEAT + "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
     script += "daemon(2)\nif os.fork() == 0: beat(1)\nbeat(0)"
     argv = [PYTHON, "-c", HOST, counters.path, tree, script, how]
@@ -724,7 +706,6 @@ print([pid for pid, state in states.items() if state in "TZ"])
 """
 
 
-@pytest.mark.xfail(strict=True, reason="init.c add_children: a list of more than 16 KB is cut in the middle of a number")
 def test_a_tree_of_thousands_is_frozen_and_killed_and_no_bystander() -> None:
     apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if shutil.which("unshare") is None or subprocess.run([*apart, "true"], capture_output=True).returncode:

@@ -345,7 +345,7 @@ async def test_an_event_that_was_half_written_to_a_vanished_client_goes_to_the_o
 @pytest.mark.parametrize(
     "what",
     [
-        pytest.param("request_id", marks=pytest.mark.xfail(strict=True, reason="BUG 4: Job does not check its request id")),
+        "request_id",
         "trace_id",
         "tenant_id",
     ],
@@ -671,7 +671,6 @@ async def test_a_second_answer_while_one_is_under_way_is_refused(played: Played,
 
 
 @pytest.mark.catalogue("RT-054", "RT-065")
-@pytest.mark.xfail(strict=True, reason="BUG 2: a bad mode kills the answer under way")
 async def test_a_bad_mode_while_an_answer_is_under_way_is_refused_as_a_transition(played: Played) -> None:
     connection, job, event = await under_way(played)
     reply = await (await played.connect()).ask("POST", path(event), b"2", **{MODE: "bad"})
@@ -888,7 +887,6 @@ async def test_the_http_prelude_passes_untouched(played: Played) -> None:
 
 
 @pytest.mark.catalogue("RT-078")
-@pytest.mark.xfail(strict=True, reason="BUG 3: the runtime waits for a reader that has gone")
 async def test_a_caller_that_stops_reading_does_not_stop_the_function(played: Played) -> None:
     s = await streaming(played)
     await s.begin()
@@ -1026,7 +1024,6 @@ async def test_an_error_cause_is_kept_from_the_caller(played: Played) -> None:
 
 @pytest.mark.catalogue("RT-099")
 @pytest.mark.parametrize("body", [b"{bad", b"\xff", b'"errorType"', b"3", b"null"])
-@pytest.mark.xfail(strict=True, reason="BUG 5: content type is not octet-stream")
 async def test_an_unreadable_error_cause_is_replaced(played: Played, body: bytes) -> None:
     connection = await played.connect()
     job, event = await played.deliver(connection)
@@ -1037,7 +1034,6 @@ async def test_an_unreadable_error_cause_is_replaced(played: Played, body: bytes
 
 
 @pytest.mark.catalogue("RT-099")
-@pytest.mark.xfail(run=False, reason="BUG 1: RecursionError; the caller is never answered")
 async def test_an_error_cause_nested_too_deep_is_answered(played: Played) -> None:
     connection = await played.connect()
     job, event = await played.deliver(connection)
@@ -1046,7 +1042,6 @@ async def test_an_error_cause_nested_too_deep_is_answered(played: Played) -> Non
     assert job.result.payload == b'"Invalid error body"'
 
 
-@pytest.mark.xfail(run=False, reason="BUG 1: RecursionError; the caller is never answered")
 async def test_an_error_nested_too_deep_is_handed_on(played: Played) -> None:
     connection = await played.connect()
     job, event = await played.deliver(connection)

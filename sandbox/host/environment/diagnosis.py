@@ -126,5 +126,5 @@ def _elf_hints(program: str, head: bytes) -> list[str]:
     with open(sys.executable, "rb") as file:
         ours = file.read(20)
     if ours.startswith(b"\x7fELF") and head[18:20] != ours[18:20]:
-        return [f"{program} is a program for another kind of processor: file {program}"]
+        return [f"{program} is a program for another machine (its processor is of another kind): file {program}"]
     return []

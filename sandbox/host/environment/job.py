@@ -7,7 +7,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sandbox.core.errors import ConfigError
@@ -16,6 +16,9 @@ from sandbox.host.result import InvokeResult, ResponseStream
 from sandbox.wire.runtime_api import InvocationEvent
 
 _random = random.Random(os.urandom(32)).getrandbits  # nobody else's seed makes two invokes share an id
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch  # RT-033, IN-010
+_TENANT = re.compile(r"[a-zA-Z0-9._:/=+\-@ ]{1,256}").fullmatch  # IN-007
+_TENANT_WORDS = "1 to 256 of a-z, A-Z, 0-9, '._:/=+-@' and blank"
 _SENDABLE = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*").fullmatch
 
 
@@ -56,7 +59,7 @@ class Job:
     ) -> None:
         digits = f"{_random(352):088x}"
         loop = asyncio.get_running_loop()
-        self.request_id = _uuid(digits) if request_id is None else request_id
+        self.request_id = _uuid(digits) if request_id is None else _checked("request id", request_id, _UUID, "a UUID")
         self.invocation_id = _uuid(digits[32:])
         self.arn = arn
         self.payload = payload
@@ -71,7 +74,7 @@ class Job:
             if trace_id
             else f"Root=1-{int(wall):08x}-{digits[64:88]};Parent={digits[:16]};Sampled=0"
         )
-        self.tenant_id = _plain("tenant id", tenant_id) if tenant_id is not None else None
+        self.tenant_id = _checked("tenant id", tenant_id, _TENANT, _TENANT_WORDS) if tenant_id is not None else None
         self.stream = stream
         self.event: InvocationEvent | None = None
         self.started = False  # its START has been told
@@ -122,6 +125,12 @@ def _uuid(digits: str) -> str:
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:32]}"
 
 
+def _checked(what: str, value: str, matches: Callable[[str], object], words: str) -> str:
+    if not matches(value):
+        raise ConfigError(f"the {what} {value!r} is not {words}")
+    return value
+
+
 def _plain(what: str, value: str) -> str:
     """A value that may travel in a header: DECISIONS "what is forwarded in headers"."""
     if not _SENDABLE(value):
@@ -137,7 +146,7 @@ def _compact(what: str, value: Any, limit: int) -> str:
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"the {what} is not JSON: {error}") from None
     try:
-        text = json.dumps(value, separators=(",", ":"))
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"the {what} cannot be written as JSON: {error}") from None
     if len(text) * 4 / 3 > limit:

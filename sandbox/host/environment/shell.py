@@ -207,7 +207,7 @@ class Environment:
     def _accept(self, effect: fx.Accept) -> None:
         exchange = self._api.exchange(effect.conn)
         if exchange is not None and exchange.note is None and exchange.target.endswith(b"/init/error"):
-            self._init_error = error_payload(exchange)
+            self._init_error = error_payload(exchange)[0]
         self._api.accept(effect.conn)
 
     def _refuse(self, effect: fx.Refuse) -> None:
@@ -234,7 +234,7 @@ class Environment:
             self._error_in_mid_stream(job, exchange, mid_stream)
         elif effect.error:
             result.function_error, result.status = _UNHANDLED, "error"
-            result.payload = error_payload(exchange)
+            result.payload, result.content_type = error_payload(exchange)
             result.error_type = _error_type_in(result.payload) or self._api.error_type(exchange)
         else:
             result.payload = exchange.body
@@ -385,7 +385,7 @@ def _error_type_in(payload: bytes) -> str | None:
     """RT-094: the body's own errorType, if it has one."""
     try:
         document = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     error_type = document.get("errorType") if isinstance(document, dict) else None
     return error_type if isinstance(error_type, str) else None
