@@ -398,13 +398,12 @@ class Http1Protocol(asyncio.Protocol):
         if transport is None:
             return
         exchange = self._active or self._incoming or Exchange(self)
+        exchange.keep_alive = False
+        exchange.complete = True
         if exchange.announced and not exchange.replied:
-            exchange.complete = True
             self._handler.gone(exchange)
         if not exchange.replied:
             self._active = exchange
-            exchange.complete = True
-            exchange.keep_alive = False
             exchange.reply(status, JSON, error_body("InvalidRequest", message))
         self._incoming = None
         self._deaf = True
