@@ -55,10 +55,14 @@ def marked() -> dict[str, list[str]]:
 
 
 def _rows(decorators: list[ast.expr]) -> list[str]:
-    rows = []
+    """The rows of every pytest.mark.catalogue in them, those of single parameters included."""
+    rows: list[str] = []
     for decorator in decorators:
-        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.catalogue":
-            rows += [argument.value for argument in decorator.args if isinstance(argument, ast.Constant)]
+        for node in ast.walk(decorator):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.catalogue":
+                for argument in node.args:
+                    values = argument.value.elts if isinstance(argument, ast.Starred) else [argument]
+                    rows += [value.value for value in values if isinstance(value, ast.Constant)]
     return rows
 
 

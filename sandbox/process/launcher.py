@@ -27,7 +27,10 @@ class Program(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How a process ended: an exit code, or a signal's number; and the most memory it ever had resident, in bytes."""
+    """How a process ended: an exit code, or a signal's number; and the most memory it ever had resident.
+
+    peak is in bytes, 0 if it cannot be known.
+    """
 
     code: int | None
     signal: int | None

@@ -88,7 +88,7 @@ def test_init_waits_for_registrations_then_for_every_poll() -> None:
     assert d.records("initReport")[0]["metrics"]["durationMs"] == 1000.0
 
 
-@pytest.mark.catalogue("LC-052", "LC-053", "TL-087", "TL-088", "BL-004", "TL-075")
+@pytest.mark.catalogue("LC-052", "LC-053", "TL-087", "TL-088", "BL-001", "BL-004", "TL-075")
 def test_a_cold_then_a_warm_invoke() -> None:
     d = Driver()
     d.invoke()
@@ -165,7 +165,7 @@ def test_a_runtime_that_stays_after_its_init_error_is_ended() -> None:
     assert signals(d.ring("init-error")) == [(fx.EVERYONE, "KILL")]
 
 
-@pytest.mark.catalogue("LC-031", "LC-032", "LC-033", "LC-034", "EX-049", "TL-074", "EX-090")
+@pytest.mark.catalogue("LC-031", "LC-032", "LC-033", "LC-034", "EX-049", "TL-074", "EX-090", "BL-002")
 def test_an_invoke_ends_when_the_last_extension_polls() -> None:
     d = Driver("one")
     d.warm()
@@ -206,13 +206,14 @@ def test_an_extension_without_invoke_is_neither_told_nor_awaited() -> None:
     assert d.machine.phase is Phase.FROZEN
 
 
-@pytest.mark.catalogue("LC-101", "LC-104")
-def test_shutdown_without_extensions_is_a_sigkill() -> None:
+@pytest.mark.catalogue("LC-101", "LC-104", "LC-111", "LC-113")
+def test_shutdown_without_extensions_is_a_sigkill_that_nobody_bills() -> None:
     d = Driver()
     d.warm()
-    assert signals(d.feed(ev.Shutdown("spindown"))) == [(fx.EVERYONE, "CONT"), (fx.EVERYONE, "KILL")]
+    assert d.feed(ev.Shutdown("spindown")) == [fx.Signal(fx.EVERYONE, "CONT"), fx.Signal(fx.EVERYONE, "KILL")]
     d.feed(ev.Exited(ev.RUNTIME, 1, None, 9))
     assert d.gone() == [fx.Closed()]
+    assert d.kinds() == []
 
 
 @pytest.mark.catalogue("LC-102", "EX-089")

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -461,6 +462,29 @@ async def test_a_caller_who_leaves_does_not_stop_the_function(host: Host, folder
     await until(lambda: function.environments[0].machine.phase is Phase.FROZEN)
     result = await function.invoke()
     assert result.json()["calls"] == 3
+
+
+@pytest.mark.catalogue("TL-060", "TL-062", "TL-063", "TL-065", "TL-066", "TL-067", "TL-068", "TL-069", "TL-073", "TL-086")
+async def test_records_have_the_fields_of_the_telemetry_api(host: Host, folder: MakeFolder) -> None:
+    records: dict[str, dict[str, Any]] = {}
+    host.journal.subscribe(lambda record: records.__setitem__(record.type, record.document()["record"]))
+    code = folder(app_py="import time\ndef handler(event, context):\n    time.sleep(0.01)\n    return 'four'\n")
+    await (await python(host, code)).invoke()
+    start, done, report = (records[f"platform.{name}"] for name in ("initStart", "runtimeDone", "report"))
+    assert set(start) >= {"initializationType", "phase", "functionName", "functionVersion", "instanceId", "runtimeVersion"}
+    assert (start["initializationType"], start["phase"]) == ("on-demand", "init")
+    assert set(records["platform.initRuntimeDone"]) == {"initializationType", "phase", "status"}
+    assert set(records["platform.initReport"]) == {"initializationType", "phase", "status", "metrics"}
+    assert set(records["platform.start"]) == {"requestId", "version"}
+    assert set(done) == {"requestId", "status", "metrics", "spans"}
+    assert [span["name"] for span in done["spans"]] == ["responseLatency", "responseDuration", "runtimeOverhead"]
+    assert done["metrics"]["producedBytes"] == len('"four"')
+    assert done["metrics"]["durationMs"] >= 10
+    assert set(report) == {"requestId", "status", "metrics"}
+    metrics = {"durationMs", "billedDurationMs", "memorySizeMB", "maxMemoryUsedMB", "initDurationMs"}
+    assert set(report["metrics"]) == metrics
+    assert isinstance(report["metrics"]["durationMs"], float)
+    assert isinstance(report["metrics"]["billedDurationMs"], int)
 
 
 async def test_a_result_as_json_lines_is_stable(host: Host, folder: MakeFolder) -> None:

@@ -340,8 +340,9 @@ async def test_peak_is_that_of_the_process_and_not_of_the_host(world: World, tre
     ballast[::4096] = b"x" * len(ballast[::4096])  # resident
     small = await (await world.sh("exit 0")).ended
     big = await (await world.python("x = b'x' * (60 << 20)")).ended
-    assert 60 * MIB <= big.peak < 75 * MIB
-    assert 100_000 < small.peak < 20 * MIB
+    unknown = {0} if tree == "plain" else set()  # it cannot tell a peak that is below the host's own
+    assert 60 * MIB <= big.peak < 75 * MIB or big.peak in unknown
+    assert 100_000 < small.peak < 20 * MIB or small.peak in unknown
     del ballast
 
 
