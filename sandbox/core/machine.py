@@ -90,7 +90,8 @@ class Machine(Extending):
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """One step. A refused move is answered to the peer that asked for it; nothing else has changed then."""
-        self._out = out = list[Effect]()
+        out: list[Effect] = []
+        self._out = out
         try:
             self._handlers[type(event)](event, now)
         except Refused as refused:
