@@ -56,6 +56,16 @@ def test_the_readme_names_every_option_of_invoke() -> None:
     assert said <= options
 
 
+async def test_the_example_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    start, _, body = text.partition("\n\n")
+    names: dict[str, object] = {}
+    code = f"{start}\nasync def example():\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    exec(compile(code, "README.md", "exec"), names)
+    await names["example"]()  # type: ignore[operator]
+
+
 def test_help_is_quick_because_verbs_are_imported_late() -> None:
     code = "import sys; from sandbox.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     heavy = "print([m for m in ('asyncio', 'uvloop', 'httptools', 'psutil', 'sandbox.host') if m in sys.modules])"

@@ -57,7 +57,6 @@ def main(arguments: list[str] | None = None) -> Any:
         click.echo("sandbox: interrupted", err=True)
         code = INTERRUPTED
     except BrokenPipeError:
-        sys.stderr.close()
         code = FAILED
     except (ConfigError, Unsupported) as error:
         click.echo(f"sandbox: {error}", err=True)
@@ -69,7 +68,17 @@ def main(arguments: list[str] | None = None) -> Any:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"sandbox: {where}{error.strerror or error}", err=True)
         code = FAILED
+    _flush_or_drop()
     sys.exit(code or 0)
+
+
+def _flush_or_drop() -> None:
+    """A reader that has gone must not change the exit code: Python's own last flush would make it 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _open_what_is_closed() -> None:

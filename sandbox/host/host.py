@@ -44,6 +44,7 @@ class Host:
         self.journal = journal or Journal()
         self._credentials = credentials
         self._functions: list[Function] = []
+        self._closed = False
 
     async def __aenter__(self) -> Host:
         return self
@@ -55,6 +56,7 @@ class Host:
 
     async def close(self, reason: str = "spindown") -> None:
         """Shuts every environment down (reason: spindown, timeout or failure)."""
+        self._closed = True
         functions, self._functions = self._functions, []
         await asyncio.gather(*(function.close(reason) for function in functions))
 
@@ -63,6 +65,8 @@ class Host:
 
         Raises ConfigError for what Lambda would refuse, Unsupported for what this machine has not.
         """
+        if self._closed:
+            raise ConfigError("the host was closed: it takes no function any more")
         config = code if isinstance(code, FunctionConfig) else FunctionConfig(str(code), **settings)
         for folder in (config.code, *config.layers):
             _check_folder(folder)

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 
 from sandbox.clock import Clock, Handle
-from sandbox.core.errors import SandboxError
+from sandbox.core.errors import ConfigError, SandboxError
 from sandbox.core.limits import ACCOUNT_CONCURRENCY, REPOLL_WAIT
 from sandbox.host.environment import Environment, Job
 
@@ -31,7 +31,8 @@ class Scheduler:
         self._environments: list[Environment] = []
         self._idle: list[Environment] = []  # the last one was used last
         self._waiting: deque[tuple[Job, float]] = deque()  # for an environment that is about to poll, and until when
-        self._opening = 0
+        self._opening: set[asyncio.Future[None]] = set()  # environments on their way
+        self._closed = False
         self._timer: Handle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -41,14 +42,23 @@ class Scheduler:
 
     async def place(self, job: Job) -> None:
         """Gives the job to an environment. Raises Throttled, or what making an environment raises."""
-        if self._idle:
-            self._idle.pop().submit(job)
+        if self._closed:
+            raise ConfigError("the function was closed: it cannot be invoked any more")
+        if (environment := self._take_idle()) is not None:
+            environment.submit(job)
         elif not self._waiting and self._one_is_about_to_be_free():
             self._waiting.append((job, self._clock.now() + REPOLL_WAIT))
             if self._timer is None:
                 self._timer = self._clock.call_at(self._waiting[0][1], self._look_at_waiting)
         else:
             await self._place_elsewhere(job)
+
+    def _take_idle(self) -> Environment | None:
+        while self._idle:
+            environment = self._idle.pop()
+            if environment.free:  # not one that broke while it was frozen
+                return environment
+        return None
 
     def _one_is_about_to_be_free(self) -> bool:
         return any(environment.about_to_be_free for environment in self._environments)
@@ -58,20 +68,30 @@ class Scheduler:
             if environment.free:
                 environment.submit(job)
                 return
-        if len(self._environments) + self._opening >= self._limit:
+        if len(self._environments) + len(self._opening) >= self._limit:
             raise Throttled(f"Rate Exceeded. All {self._limit} execution environments are busy")
         (await self.add()).submit(job)
 
     async def add(self) -> Environment:
         """A new environment, open; Init has not begun."""
+        if self._closed:
+            raise ConfigError("the function was closed: it cannot be invoked any more")
         environment = self._make()
-        self._opening += 1
+        opened = asyncio.get_running_loop().create_future()
+        self._opening.add(opened)
         try:
             await environment.open()
+            await self._shut_down_if_closed(environment)
+            self._environments.append(environment)
         finally:
-            self._opening -= 1
-        self._environments.append(environment)
+            self._opening.discard(opened)
+            opened.set_result(None)
         return environment
+
+    async def _shut_down_if_closed(self, environment: Environment) -> None:
+        if self._closed:
+            await environment.shutdown()
+            raise ConfigError("the function was closed while an execution environment was made for this invoke")
 
     # ── told by environments ──
 
@@ -102,8 +122,8 @@ class Scheduler:
 
     async def _place_late(self, job: Job) -> None:
         try:
-            if self._idle:
-                self._idle.pop().submit(job)
+            if (environment := self._take_idle()) is not None:
+                environment.submit(job)
             else:
                 await self._place_elsewhere(job)
         except Exception as error:
@@ -111,11 +131,15 @@ class Scheduler:
                 job.answered.set_exception(error)
 
     async def close(self, reason: str) -> None:
-        """Shuts every environment down, at the same time."""
+        """Shuts every environment down, at the same time, those included that are still being made."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if waiting := [*self._tasks, *self._opening]:
+            await asyncio.wait(waiting)
+        for job, _ in self._waiting:
+            job.answered.set_exception(ConfigError("the function was closed before this invoke had begun"))
+        self._waiting.clear()
         environments, self._environments, self._idle = self._environments, [], []
         await asyncio.gather(*(environment.shutdown(reason) for environment in environments))

@@ -98,7 +98,7 @@ class RuntimeApi:
         self._local_only = local_only
         self._open: dict[int, Exchange] = {}
         self._connections: set[Http1Protocol] = set()
-        self._last: Exchange | None = None
+        self._last: tuple[bytes, bytes] | None = None  # method and target; not the exchange, which holds its body
         self._last_status: int | None = None
         self._good_host: bytes | None = None
 
@@ -117,12 +117,12 @@ class RuntimeApi:
         last = self._last
         if last is None:
             return None
-        return LastCall(last.method.decode(), last.target.decode("latin-1"), self._last_status)
+        return LastCall(last[0].decode(), last[1].decode("latin-1"), self._last_status)
 
     # ── requests ──
 
     def request(self, exchange: Exchange) -> None:
-        self._last, self._last_status = exchange, None
+        self._last, self._last_status = (exchange.method, exchange.target), None
         note = exchange.note
         if note is not None:
             assert isinstance(note, AnswerNote)
@@ -245,7 +245,7 @@ class RuntimeApi:
     # ── bodies that take their time, and peers that go ──
 
     def head(self, exchange: Exchange) -> None:
-        self._last, self._last_status = exchange, None
+        self._last, self._last_status = (exchange.method, exchange.target), None
         why = browsers.refusal(exchange.headers) if self._local_only else None
         if why is not None:
             self.refuse_exchange(exchange, 403, "Forbidden", why)
@@ -286,7 +286,7 @@ class RuntimeApi:
         if exchange is None or not exchange.client_is_there():
             return False
         exchange.reply(200, event.headers(), event.payload)
-        self._last, self._last_status = exchange, 200
+        self._last, self._last_status = (exchange.method, exchange.target), 200
         return True
 
     def accept(self, conn: int) -> None:
@@ -308,7 +308,7 @@ class RuntimeApi:
 
     def refuse_exchange(self, exchange: Exchange, status: int, error_type: str, message: str) -> None:
         exchange.reply(status, JSON, error_body(error_type, message))
-        self._last, self._last_status = exchange, status
+        self._last, self._last_status = (exchange.method, exchange.target), status
 
     def exchange(self, conn: int) -> Exchange | None:
         """An exchange that has no reply yet."""

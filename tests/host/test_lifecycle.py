@@ -11,9 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from sandbox import FunctionFailure, Host, InvokeResult, Limits
+from sandbox import ConfigError, FunctionFailure, Host, InvokeResult, Limits
 from sandbox.core.limits import PAYLOAD_LIMIT
 from sandbox.core.states import Phase
+from sandbox.host.environment import Environment
 from sandbox.host.host import Function
 from tests.conftest import SLEEPER, MakeFolder, Played
 
@@ -413,6 +414,36 @@ def handler(event, context):
     function = await python(host, code)
     for _ in range(10):
         assert error(await function.invoke()) == ("Mine", "m")
+
+
+async def test_closing_the_host_while_an_environment_is_being_made(folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    closing = asyncio.Event()
+    open_ = Environment.open
+
+    async def slow(environment: Environment) -> None:
+        await open_(environment)
+        await closing.wait()
+
+    monkeypatch.setattr(Environment, "open", slow)
+    host = Host()
+    function = await python(host, folder(app_py=COUNTER))
+    invoking = asyncio.ensure_future(function.invoke())
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(closing.set)
+    await host.close()
+    with pytest.raises(ConfigError, match="closed"):
+        await invoking
+    with pytest.raises(ConfigError, match="closed"):
+        await function.invoke()
+    with pytest.raises(ConfigError, match="closed"):
+        await python(host, folder(app_py=COUNTER))
+
+
+async def test_an_environment_that_broke_while_frozen_is_passed_over(host: Host, folder: MakeFolder) -> None:
+    function = await python(host, folder(app_py=COUNTER))
+    await function.invoke()
+    function.environments[0].feed(object())  # type: ignore[arg-type]
+    assert (await function.invoke()).json()["calls"] == 1
 
 
 async def test_a_mistake_of_ours_ends_that_environment_and_is_told(
