@@ -235,7 +235,7 @@ def test_a_later_timeout_does_not_replace_the_first_failure(sandbox: Sandbox, fo
     ("arguments", "said"),
     [
         (['{"a": }', *PYTHON, "app.echo"], "line 1 column 7"),
-        (['{"a":\n  1,\n}', *PYTHON, "app.echo"], "line 3 column 1"),
+        (['{"a":\n  1\n\n]', *PYTHON, "app.echo"], "line 4 column 1"),
         (["@/no/such/event.json", *PYTHON, "app.echo"], "/no/such/event.json"),
         (["--runtime", "cobol85"], "cobol85"),
         (["--runtime", "python3.1"], "python3.1"),
