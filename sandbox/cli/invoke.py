@@ -7,8 +7,9 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,12 +129,33 @@ def _host_credentials(choice: str) -> dict[str, str] | None:
     return found
 
 
-def _run(work: Any) -> int:
+def _run(work: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: slower, otherwise the same
-        return int(asyncio.run(work))
-    return int(uvloop.run(work))
+        return asyncio.run(_until_signalled(work))
+    return int(uvloop.run(_until_signalled(work)))
+
+
+async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
+    """SIGTERM and SIGHUP end everything in order, as Ctrl-C does: exit code 128 and the signal's number."""
+    caught: list[int] = []
+    task = asyncio.ensure_future(work)
+
+    def end(number: int) -> None:
+        caught.append(number)
+        task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, end, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not caught:
+            raise
+        click.echo(f"sandbox: ended by {signal.Signals(caught[0]).name}", err=True)
+        return 128 + caught[0]
 
 
 async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any]) -> int:

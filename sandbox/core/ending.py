@@ -118,6 +118,7 @@ class Ending(MachineState):
         elif self.invocations:
             self._fail_current(now, fatal, "invoke")
         if self.phase is Phase.FROZEN:
+            self._emit("sandbox.endedWhileFrozen", now, {"errorType": fatal.error_type, "message": fatal.message})
             self._out.append(Signal(EVERYONE, "CONT"))
         self.suppressed = True
         self._to(PhaseMove.FATAL)

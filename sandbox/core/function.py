@@ -77,7 +77,9 @@ class FunctionConfig:
                 f"memory of {self.memory_mb} MB: {limits.MEMORY_MB.start} to {limits.MEMORY_MB.stop - 1} are possible"
             )
         if not 0 < self.timeout <= limits.TIMEOUT_S.stop - 1:
-            raise ConfigError(f"timeout of {self.timeout} s: at most {limits.TIMEOUT_S.stop - 1} s are possible")
+            raise ConfigError(
+                f"timeout of {self.timeout} s: more than 0 and at most {limits.TIMEOUT_S.stop - 1} s are possible"
+            )
         if len(self.handler) > limits.HANDLER_LENGTH or any(c.isspace() for c in self.handler):
             raise ConfigError(f"handler {self.handler!r}: at most {limits.HANDLER_LENGTH} characters, none of them white space")
         if len(self.layers) > limits.LAYERS:

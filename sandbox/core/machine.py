@@ -354,8 +354,8 @@ class Machine(Extending):
             self._invocation_moves(invocation, InvocationMove.ANSWER_BEGINS)  # a second answer: refused, whatever it is
         self._invocation_moves(invocation, InvocationMove.ANSWER_REFUSED)
         self._answered(invocation, 0, now)
-        self._out.append(Failed(invocation.id, "error", event.error_type, event.message, "invoke"))
         self._out.append(Refuse(event.conn, event.status, event.refusal_type, event.refusal))
+        self._out.append(Failed(invocation.id, "error", event.error_type, event.message, "invoke"))
         self._resume_held(now)
 
     def _on_init_error(self, event: InitError, now: float) -> None:

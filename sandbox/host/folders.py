@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+_PREFIX = "lambda-sandbox-"
+_swept = False
+
+
+def make_folder() -> tuple[Path, int]:
+    """A new environment's folder with `tmp` and `opt` in it, and the descriptor of its lock, to be closed after removal."""
+    global _swept
+    if not _swept:
+        _swept = True
+        _sweep(Path(tempfile.gettempdir()))
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    for name in ("tmp", "opt"):
+        (folder / name).mkdir()
+    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return folder, lock
+
+
+def _sweep(where: Path) -> None:
+    """Removes what hosts left that were killed: a lock that nobody holds has no host any more, whatever its process id."""
+    for lock in where.glob(f"{_PREFIX}*/lock"):
+        try:
+            if lock.stat().st_uid != os.getuid():
+                continue
+            fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_tree(lock.parent)
+        except OSError:  # in use; or it cannot be removed now, and the next host tries again
+            continue
+        finally:
+            os.close(fd)
 
 
 def remove_tree(folder: Path) -> None:

@@ -96,6 +96,7 @@ class Function:
             credentials=self._credentials,
             on_idle=lambda environment: self._scheduler.idle(environment),
             take_work=lambda environment: self._scheduler.take_work(environment),
+            on_broken=lambda environment: self._scheduler.broken(environment),
         )
 
     @property

@@ -124,6 +124,7 @@ class ResponseStream:
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._queued = 0
         self._left = False
+        self._error: Exception | None = None
         self._flow: Any = None  # the exchange that the chunks come from, while it can be paused
         self.content_type: str | None = None
         self.result: InvokeResult | None = None
@@ -140,6 +141,8 @@ class ResponseStream:
                 if (wait := self._bucket.take(len(chunk))) > 0:
                     await self._clock.sleep(wait)
                 yield chunk
+            if self._error is not None:
+                raise self._error
         finally:
             self.close()
 
@@ -162,7 +165,12 @@ class ResponseStream:
             if self._flow is not None and self._queued > _QUEUE_BYTES:
                 self._flow.pause()
 
+    def fail(self, error: Exception) -> None:
+        self._error = error
+        self.end()
+
     def end(self) -> None:
+        self._left = True  # what a runtime that was cut off still sends is dropped
         if self._flow is not None:
             self._flow.resume()
             self._flow = None

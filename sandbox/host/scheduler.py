@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from sandbox.clock import Clock, Handle
 from sandbox.core.errors import ConfigError, SandboxError
@@ -95,6 +96,14 @@ class Scheduler:
 
     # ── told by environments ──
 
+    def broken(self, environment: Environment) -> None:
+        """A mistake of ours has ended it: it gets no more work, and what is left of it is removed."""
+        if environment in self._idle:
+            self._idle.remove(environment)
+        if environment in self._environments:
+            self._environments.remove(environment)
+            self._later(environment.shutdown())
+
     def take_work(self, environment: Environment) -> Job | None:
         """The job that waits for this poll, if any."""
         if not self._waiting or not environment.about_to_be_free:
@@ -116,9 +125,12 @@ class Scheduler:
                 self._timer = self._clock.call_at(until, self._look_at_waiting)
                 return
             self._waiting.popleft()
-            task = asyncio.get_running_loop().create_task(self._place_late(job))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._later(self._place_late(job))
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _place_late(self, job: Job) -> None:
         try:
@@ -127,8 +139,7 @@ class Scheduler:
             else:
                 await self._place_elsewhere(job)
         except Exception as error:
-            if not job.answered.done():
-                job.answered.set_exception(error)
+            job.fail(error)
 
     async def close(self, reason: str) -> None:
         """Shuts every environment down, at the same time, those included that are still being made."""
@@ -139,7 +150,7 @@ class Scheduler:
         if waiting := [*self._tasks, *self._opening]:
             await asyncio.wait(waiting)
         for job, _ in self._waiting:
-            job.answered.set_exception(ConfigError("the function was closed before this invoke had begun"))
+            job.fail(ConfigError("the function was closed before this invoke had begun"))
         self._waiting.clear()
         environments, self._environments, self._idle = self._environments, [], []
         await asyncio.gather(*(environment.shutdown(reason) for environment in environments))

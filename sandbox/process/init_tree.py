@@ -58,6 +58,10 @@ class InitTree:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(ours.fileno(), self._readable)
 
+    @property
+    def alive(self) -> bool:
+        return self._socket is not None
+
     async def spawn(self, program: Program, ended: Callable[[Ended], None]) -> int:
         spec = os.memfd_create("spec", os.MFD_CLOEXEC)
         try:

@@ -49,6 +49,10 @@ class Tree(Protocol):
     async def start(self) -> None:
         """Makes the tree ready. Raises OSError."""
 
+    @property
+    def alive(self) -> bool:
+        """False if what holds the processes has itself been killed: then a new tree is needed."""
+
     async def spawn(self, program: Program, ended: Callable[[Ended], None]) -> int:
         """Starts a process; `ended` is called once. Returns its id. Raises OSError (errno as from exec)."""
 

@@ -41,6 +41,10 @@ class PlainTree:
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def alive(self) -> bool:
+        return True
+
     async def spawn(self, program: Program, ended: Callable[[Ended], None]) -> int:
         # A spawned child's ru_maxrss begins at our own: below that it says nothing about the child.
         floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -23,7 +23,10 @@ def lines_of(record: Record) -> list[str]:
             version, arn = body.get("runtimeVersion", UNKNOWN), body.get("runtimeVersionArn", UNKNOWN)
             return [f"INIT_START Runtime Version: {version}\tRuntime Version ARN: {arn}"]
         case "platform.initReport" if body["status"] != "success":
-            return [_init_report(body)]
+            again = "sandbox: Init is done again inside the invoke, within the function's timeout (suppressed init)"
+            return [_init_report(body), *([again] if body["phase"] == "init" else [])]
+        case "sandbox.endedWhileFrozen":
+            return [f"sandbox: {body['errorType']} while frozen, between two invokes: {body['message']}"]
     return []
 
 

@@ -203,6 +203,14 @@ class Http1Protocol(asyncio.Protocol):
     def peer_is_there(self) -> bool:
         return self._fd >= 0 and not self._poll.poll(0)
 
+    def has_unread(self) -> bool:
+        """Whether bytes wait in the socket that will be read."""
+        if self._fd < 0 or not self._reading:
+            return False
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def close(self) -> None:
         """Ends the connection at once; nobody is told."""
         self._active = self._incoming = self._last = None
@@ -348,6 +356,7 @@ class Http1Protocol(asyncio.Protocol):
             return
         self._active = None
         self._last = exchange
+        exchange.chunks = ()  # whoever wanted the body has it
         keep = exchange.keep_alive and exchange.complete
         connection = b"" if keep else b"Connection: close\r\n"
         head = b"%bContent-Length: %d\r\n%b%b\r\n" % (_STATUS_LINES[status], len(body), headers, connection)

@@ -112,6 +112,10 @@ class RuntimeApi:
         for connection in list(self._connections):
             connection.close()
 
+    def has_unread(self) -> bool:
+        """Whether a connection has bytes that were sent and not read yet."""
+        return any(connection.has_unread() for connection in self._connections)
+
     @property
     def last_call(self) -> LastCall | None:
         last = self._last

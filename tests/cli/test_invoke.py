@@ -294,7 +294,9 @@ def test_an_event_that_is_too_large_is_2(main: Sandbox, app: Path, tmp_path: Pat
 
 @pytest.mark.catalogue("IN-008")
 def test_nan_is_not_json(sandbox: Sandbox, app: Path) -> None:
-    assert sandbox("invoke", app, "NaN", *PYTHON, "app.echo").code == 2
+    done = sandbox("invoke", app, '{"NaN": "NaN",\n "b": NaN}', *PYTHON, "app.echo")
+    assert done.code == 2
+    assert "NaN is no JSON value at line 2 column 7" in done.err
 
 
 def test_an_event_in_utf16_is_not_json(sandbox: Sandbox, app: Path) -> None:
@@ -524,26 +526,36 @@ def test_a_standard_descriptor_that_is_closed_from_the_start(app: Path, closed: 
     assert found in (0, code)
 
 
-@pytest.mark.parametrize("where", ["handler", "init"])
-def test_an_interrupt_is_130_and_leaves_nothing(folder: MakeFolder, tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize(
+    ("where", "number", "code", "said"),
+    [
+        ("handler", signal.SIGINT, 130, "sandbox: interrupted"),
+        ("init", signal.SIGINT, 130, "sandbox: interrupted"),
+        ("handler", signal.SIGTERM, 143, "sandbox: ended by SIGTERM"),
+        ("handler", signal.SIGHUP, 129, "sandbox: ended by SIGHUP"),
+    ],
+)
+def test_a_signal_ends_it_in_order_and_leaves_nothing(
+    folder: MakeFolder, tmp_path: Path, where: str, number: int, code: int, said: str
+) -> None:
     wait = f"open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(60)"
     init, handler = (wait, "pass") if where == "init" else ("pass", wait)
     fork = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\n    os._exit(0)\n"
-    code = folder(app_py=f"{fork}{init}\ndef h(e, c): {handler}\n")
-    argv = [COMMAND, "invoke", str(code), *PYTHON, "app.h", "--timeout", "60"]
+    made = folder(app_py=f"{fork}{init}\ndef h(e, c): {handler}\n")
+    argv = [COMMAND, "invoke", str(made), *PYTHON, "app.h", "--timeout", "60"]
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
     try:
         _wait_for((tmp_path / "ready").exists)
         assert len(ours_that_run(str(tmp_path))) >= 3  # the command, the runtime, its daemon
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, err = process.communicate(timeout=20)
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == 130
-    assert err.decode().splitlines()[-1] == "sandbox: interrupted"
+    assert process.returncode == code
+    assert err.decode().splitlines()[-1] == said
     assert_no_traceback_of_ours(err.decode())
     assert _nothing_runs(tmp_path)
     assert list(tmp_path.glob("lambda-sandbox*")) == []

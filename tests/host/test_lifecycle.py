@@ -11,10 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from sandbox import ConfigError, FunctionFailure, Host, InvokeResult, Limits
+from sandbox import FunctionFailure, Host, InvokeResult, Limits
 from sandbox.core.limits import PAYLOAD_LIMIT
 from sandbox.core.states import Phase
-from sandbox.host.environment import Environment
 from sandbox.host.host import Function
 from tests.conftest import SLEEPER, MakeFolder, Played
 
@@ -233,7 +232,7 @@ async def test_the_real_init_limit(folder: MakeFolder) -> None:
         function = await host.deploy(folder(bootstrap=SLEEPER), timeout=1)
         result = await function.invoke()
     assert result.status == "timeout"
-    assert 9_900 < float(result.log[1].partition("Init Duration: ")[2].partition(" ms")[0]) < 11_000
+    assert float(result.log[1].partition("Init Duration: ")[2].partition(" ms")[0]) >= 10_000
 
 
 @pytest.mark.catalogue("LC-012")
@@ -395,90 +394,6 @@ async def test_six_mebibytes_and_a_hundred_bytes_pass_and_one_more_does_not(host
     assert error(over)[0] == "Function.ResponseSizeTooLarge"
     assert (await function.invoke({"n": 1})).payload == b"x"
     assert len(function.environments) == 1
-
-
-async def test_what_an_exit_had_posted_is_heard_before_its_end(host: Host, folder: MakeFolder) -> None:
-    """A runtime that posts an error and leaves without waiting for the reply: the error counts, not the exit."""
-    code = folder(
-        app_py="""
-import os, socket
-def handler(event, context):
-    host, port = os.environ["AWS_LAMBDA_RUNTIME_API"].split(":")
-    body = b'{"errorType":"Mine","errorMessage":"m"}'
-    s = socket.create_connection((host, int(port)))
-    path = f"/2018-06-01/runtime/invocation/{context.aws_request_id}/error"
-    s.sendall(f"POST {path} HTTP/1.1\\r\\nHost: {host}\\r\\nContent-Length: {len(body)}\\r\\n\\r\\n".encode() + body)
-    os._exit(1)
-"""
-    )
-    function = await python(host, code)
-    for _ in range(10):
-        assert error(await function.invoke()) == ("Mine", "m")
-
-
-async def test_closing_the_host_while_an_environment_is_being_made(folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    closing = asyncio.Event()
-    open_ = Environment.open
-
-    async def slow(environment: Environment) -> None:
-        await open_(environment)
-        await closing.wait()
-
-    monkeypatch.setattr(Environment, "open", slow)
-    host = Host()
-    function = await python(host, folder(app_py=COUNTER))
-    invoking = asyncio.ensure_future(function.invoke())
-    await asyncio.sleep(0)
-    asyncio.get_running_loop().call_soon(closing.set)
-    await host.close()
-    with pytest.raises(ConfigError, match="closed"):
-        await invoking
-    with pytest.raises(ConfigError, match="closed"):
-        await function.invoke()
-    with pytest.raises(ConfigError, match="closed"):
-        await python(host, folder(app_py=COUNTER))
-
-
-async def test_an_environment_that_broke_while_frozen_is_passed_over(host: Host, folder: MakeFolder) -> None:
-    function = await python(host, folder(app_py=COUNTER))
-    await function.invoke()
-    function.environments[0].feed(object())  # type: ignore[arg-type]
-    assert (await function.invoke()).json()["calls"] == 1
-
-
-async def test_a_mistake_of_ours_ends_that_environment_and_is_told(
-    host: Host, folder: MakeFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    function = await python(host, folder(app_py=COUNTER))
-    await function.invoke()
-    environment = function.environments[0]
-    records = []
-    host.journal.subscribe(records.append, ["sandbox.mistake", "sandbox.diagnosis"])
-    monkeypatch.setattr(environment.machine, "_start_invocation", lambda now: 1 / 0)
-    result = await function.invoke()
-    assert error(result) == ("Sandbox.Failure", "ZeroDivisionError: division by zero")
-    assert "_start_invocation" in records[0].record["trace"]
-    assert "please report it" in records[1].record
-    assert (await function.invoke()).json()["calls"] == 1
-
-
-async def test_folders_that_a_function_made_read_only_are_removed(folder: MakeFolder) -> None:
-    code = folder(
-        app_py="""
-import os
-def handler(event, context):
-    where = os.environ["TMPDIR"] + "/a/b"
-    os.makedirs(where)
-    open(where + "/file", "w").close()
-    os.symlink("/etc", where + "/link")
-    os.chmod(where, 0o500)
-    os.chmod(os.path.dirname(where), 0o500)
-    return os.environ["TMPDIR"]
-"""
-    )
-    async with Host() as host:
-        where = (await (await python(host, code)).invoke()).json()
-    assert not Path(where).exists()
 
 
 @pytest.mark.catalogue("IN-029")

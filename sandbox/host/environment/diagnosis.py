@@ -88,7 +88,7 @@ def _exit_hints(scene: Scene) -> list[str]:
         return ["a program could not be run: has it its exec bit (chmod +x)?"]
     if scene.message.endswith("without providing a reason"):
         return ["the runtime ended by itself: it must ask for events in a loop, and never return"]
-    return []
+    return ["see its last output, and what in the function or the runtime calls exit, or was killed"]
 
 
 def entrypoint_hints(program: str | None) -> list[str]:

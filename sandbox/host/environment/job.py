@@ -82,6 +82,13 @@ class Job:
         self.reported: asyncio.Future[None] = loop.create_future()
         self.result = InvokeResult(self.request_id, self.invocation_id)
 
+    def fail(self, error: Exception) -> None:
+        """No environment could be had for it: its caller gets the exception."""
+        if self.stream is not None:
+            self.stream.fail(error)
+        elif not self.answered.done():
+            self.answered.set_exception(error)
+
     def deliver_as(self, deadline_ms: int) -> InvocationEvent:
         """The event as a poll gets it. Given again, it is the same one, deadline included (RT-034)."""
         if self.event is None:
@@ -104,17 +111,35 @@ def check_payload(payload: bytes) -> None:
     if len(payload) > PAYLOAD_LIMIT:
         raise ConfigError(f"the event has {len(payload)} bytes: at most {PAYLOAD_LIMIT} are possible")
     try:
-        _DECODER.decode(payload.decode())
+        text = payload.decode()
+        if text.startswith("\ufeff"):
+            raise ConfigError("the event is not JSON: it begins with a byte order mark at line 1 column 1: save it without")
+        _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"the event is not JSON: byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"the event is not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
+    except _NoJsonError as error:
+        raise ConfigError(f"the event is not JSON: {error} is no JSON value at {_where(text, str(error))}") from None
     except RecursionError:
         raise ConfigError("the event is not JSON that can be read: it is nested too deep") from None
 
 
+class _NoJsonError(Exception):
+    """NaN, Infinity or -Infinity, which Python's json would take."""
+
+
 def _no_constant(name: str) -> None:
-    raise ConfigError(f"the event is not JSON: {name} is no JSON value")
+    raise _NoJsonError(name)
+
+
+def _where(text: str, constant: str) -> str:
+    """The place of the first such word outside a string."""
+    for found in re.finditer(rf'"(?:[^"\\]|\\.)*"|{re.escape(constant)}', text):
+        if found[0] == constant:
+            before = text[: found.start()]
+            return f"line {before.count(chr(10)) + 1} column {found.start() - before.rfind(chr(10))}"
+    return "an unknown place"
 
 
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_no_constant)  # numbers may have any length

@@ -8,7 +8,7 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from sandbox.clock import Clock
 from sandbox.core.effects import Emit
@@ -19,6 +19,8 @@ from sandbox.host.environment.job import Job
 from sandbox.host.result import Phase, Report
 from sandbox.process.output import Line, Mark
 from sandbox.telemetry.journal import Journal, Record
+
+_RECORD: Final = 100  # what a record counts besides its text
 
 
 class Ledger:
@@ -58,15 +60,15 @@ class Ledger:
         self.last_lines.append(line.text)
         now = self._clock.now()
         wall = now + self._wall_offset if line.time is None else line.time
-        self._add(now, wall, type_, line.text, self._current, len(line.text))
+        self._add(now, wall, type_, line.text, self._current, len(line.text) + _RECORD)
 
     def diagnosis(self, text: str, request_id: str | None) -> None:
-        self._add(self._clock.now(), self._clock.wall(), "sandbox.diagnosis", text, request_id, len(text))
+        self._add(self._clock.now(), self._clock.wall(), "sandbox.diagnosis", text, request_id, len(text) + _RECORD)
 
     def mistake(self, what: str, error: BaseException) -> None:
         """A mistake of our own. The journal gets where it happened; a person gets a sentence."""
         trace = "".join(traceback.format_exception(error))
-        self._add(self._clock.now(), self._clock.wall(), "sandbox.mistake", {"error": what, "trace": trace}, None, len(trace))
+        self._add(self._clock.now(), self._clock.wall(), "sandbox.mistake", {"error": what, "trace": trace}, None, _RECORD)
         text = f"sandbox: a mistake of lambda-sandbox itself ended this environment: {what}"
         self.diagnosis(f"{text}\nsandbox:   what to do: please report it, with the file that --journal FILE writes", None)
 
@@ -95,7 +97,7 @@ class Ledger:
             self._begin_init(effect.at, record)
         elif type_ == "platform.initReport":
             self._init_phases(effect.at)
-        self._add(effect.at, effect.at + self._wall_offset, type_, record, self._current, 100)
+        self._add(effect.at, effect.at + self._wall_offset, type_, record, self._current, _RECORD)
         if type_ == "platform.report":
             self._current = None
             if job is not None:
@@ -115,7 +117,7 @@ class Ledger:
         self._size += size
         while self._size > RESULT_LOG_LIMIT and len(self._records) > 1:
             dropped = self._records.popleft()
-            self._size -= len(dropped.record) if isinstance(dropped.record, str) else 100
+            self._size -= _RECORD + (len(dropped.record) if isinstance(dropped.record, str) else 0)
             self._left_out += 1
 
     # ── what an invoke comes back with ──

@@ -22,7 +22,8 @@ from sandbox.process.memory import MemoryWatch
 from sandbox.process.output import Frames, Line, Lines, Mixed, Output, pipe
 
 _SIGNALS: Final = {"TERM": signals.SIGTERM, "KILL": signals.SIGKILL}
-_SETTLE_ROUNDS: Final = 4  # turns of the event loop in which what a dying process had sent is still read: accept, then read
+_SETTLE_ROUNDS: Final = 4  # turns of the event loop in which what a dying process had sent is accepted, and begun to be read
+_SETTLE_MOST: Final = 400  # … and as many more as there is something to read: 6 MiB come in some 25 to 100 pieces
 _LOG_FD = "_LAMBDA_TELEMETRY_LOG_FD"
 
 
@@ -48,11 +49,13 @@ class Processes:
         memory_mb: int,
         feed: Callable[[Event], None],
         broke: Callable[[BaseException], None],
+        has_unread: Callable[[], bool],
     ) -> None:
         self._clock = clock
         self._limits = limits
         self._feed = feed
         self._broke = broke
+        self._has_unread = has_unread
         self._tree: Tree = make_tree()
         self._processes: dict[str, _Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,7 +65,7 @@ class Processes:
         self._ledger: Ledger
         self.program: str | None = None  # the newest runtime's, for errors
         self.command: str | None = None
-        self.memory = MemoryWatch(clock, memory_mb * MIB, self._tree.pids, self._memory_exceeded)
+        self.memory = MemoryWatch(clock, memory_mb * MIB, lambda: self._tree.pids(), self._memory_exceeded)
 
     async def open(self) -> None:
         """Raises OSError if not even the first process can be started."""
@@ -121,6 +124,10 @@ class Processes:
         reads: list[int] = []
         writes: list[int] = []
         try:
+            if not self._tree.alive:  # somebody, the function perhaps, killed the parent of all its processes
+                await self._tree.close()
+                self._tree = make_tree()
+                await self._tree.start()
             entry = self._plan.entry()
             self.program, self.command = entry.file, " ".join(entry.argv)
             reads, writes = _pipes(2 if self._plan.managed else 1)
@@ -170,12 +177,12 @@ class Processes:
 
     def _ended(self, who: str, process: _Process, ended: Ended) -> None:
         self.memory.peak = max(self.memory.peak, ended.peak)
-        self._settle(_SETTLE_ROUNDS, who, process, ended)
+        self._settle(0, who, process, ended)
 
     def _settle(self, rounds: int, who: str, process: _Process, ended: Ended) -> None:
         """What the process sent before it died is in our sockets: it is heard first, then its end is told."""
-        if rounds:
-            asyncio.get_running_loop().call_soon(self._settle, rounds - 1, who, process, ended)
+        if rounds < _SETTLE_ROUNDS or (rounds < _SETTLE_MOST and self._has_unread()):
+            asyncio.get_running_loop().call_soon(self._settle, rounds + 1, who, process, ended)
             return
         for output in process.outputs:
             output.drain()

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import socket
-import tempfile
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ from sandbox.host.environment.diagnosis import Scene, explain
 from sandbox.host.environment.job import Job
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
-from sandbox.host.folders import remove_tree
+from sandbox.host.folders import make_folder, remove_tree
 from sandbox.host.runtimes import Plan, plan
 from sandbox.process.variables import DUMMY_CREDENTIALS, Identity
 from sandbox.telemetry.journal import Journal
@@ -43,6 +43,7 @@ class Environment:
     """One execution environment of one function version. `open`, then `submit` invokes, then `shutdown`.
 
     on_idle: called when it can take another invoke. take_work: asked for a waiting job just before it would be frozen.
+    on_broken: called when a mistake of ours has ended it.
     """
 
     def __init__(
@@ -55,25 +56,28 @@ class Environment:
         credentials: Mapping[str, str] | None = None,
         on_idle: Callable[[Environment], None] | None = None,
         take_work: Callable[[Environment], Job | None] | None = None,
+        on_broken: Callable[[Environment], None] | None = None,
     ) -> None:
         self.function = function
         self.clock = clock
         self.limits = limits or Limits()
         self.machine = Machine(limits=self.limits)
         self.name = f"{_date(clock)}/[{function.version}]{uuid.uuid4().hex}"  # EN-009
-        self.last_used = clock.now()
         self.address = ""  # host:port of its Runtime API, once it is open
         self._journal = journal
         self._credentials = dict(credentials if credentials is not None else DUMMY_CREDENTIALS)
         self._on_idle = on_idle
         self._take_work = take_work
+        self._on_broken = on_broken
         self._api = RuntimeApi(self.feed, self._before_poll)
         self._inbox: deque[Event] = deque()
         self._busy = False
+        self._drained = False  # a poll has just been heard, and before it all that was printed
         self._timers: dict[str, _Timer] = {}
         self._jobs: dict[str, Job] = {}
         self._init_error: bytes | None = None
         self._folder: Path | None = None
+        self._lock = -1  # a descriptor that says, as long as it is open, that the folder is in use
         self._server: asyncio.AbstractServer | None = None
         self._closed = asyncio.Event()
         self._broken: BaseException | None = None
@@ -95,14 +99,14 @@ class Environment:
 
     async def open(self) -> None:
         """Makes the listener, the folders and the first process; Init has not begun yet. Raises SandboxError, OSError."""
-        self._processes = Processes(self.clock, self.limits, self.function.memory_mb, self.feed, self._break)
+        self._processes = Processes(
+            self.clock, self.limits, self.function.memory_mb, self.feed, self._break, self._api.has_unread
+        )
         try:
             await self._processes.open()  # first: it gets ready while the rest is made
-            self._folder = Path(tempfile.mkdtemp(prefix="lambda-sandbox-"))
-            for name in ("tmp", "opt"):
-                (self._folder / name).mkdir()
+            self._folder, self._lock = make_folder()
             for layer in self.function.layers:  # EN-053: same-named folders merge, the last layer wins
-                shutil.copytree(layer, self._folder / "opt", symlinks=True, dirs_exist_ok=True)
+                await asyncio.to_thread(shutil.copytree, layer, self._folder / "opt", symlinks=True, dirs_exist_ok=True)
             # RT-002: the listener accepts before any process of the function is started.
             listener = socket.create_server(("127.0.0.1", 0), backlog=256)
             self._server = await asyncio.get_running_loop().create_server(self._api.protocol, sock=listener)
@@ -124,7 +128,10 @@ class Environment:
     def submit(self, job: Job) -> None:
         """Gives it an invocation. Only when `free` or `about_to_be_free`."""
         self._jobs[job.invocation_id] = job
-        self.last_used = self.clock.now()
+        if self._broken is not None:
+            self._platform_error(job, errors.SANDBOX_FAILURE, "this environment has ended", "failure", "invoke")
+            self._finish(job)
+            return
         self.feed(Invoke(job.invocation_id, job.request_id, self.function.timeout))
 
     @property
@@ -153,6 +160,8 @@ class Environment:
         self._timers.clear()
         if self._folder is not None:
             await asyncio.to_thread(remove_tree, self._folder)
+            os.close(self._lock)
+            self._folder = None
 
     # ── the inbox ──
 
@@ -186,10 +195,13 @@ class Environment:
             self._finish(job)
         self._processes.signal(fx.Signal(fx.EVERYONE, "KILL"))
         self._closed.set()
+        if self._on_broken is not None:
+            self._on_broken(self)
 
     def _before_poll(self) -> None:
         """Before the runtime's poll is told: its output belongs to this invoke, and work that waits spares a freeze."""
         self._processes.drain(end_lines=True)
+        self._drained = True
         if self._take_work is not None and (job := self._take_work(self)) is not None:
             self.submit(job)
 
@@ -320,8 +332,10 @@ class Environment:
 
     def _emit(self, effect: fx.Emit) -> None:
         job = self._jobs.get(effect.invocation_id) if effect.invocation_id is not None else None
-        if effect.type == "platform.runtimeDone" and effect.record["status"] != "success":
-            self._processes.drain(end_lines=True)  # the last words come before END
+        if effect.type == "platform.runtimeDone":
+            if not self._drained:
+                self._processes.drain(end_lines=True)  # the last words come before END
+            self._drained = False
         elif effect.type == "platform.initStart":
             self._init_error = None
         elif effect.type == "platform.start" and job is not None:
