@@ -88,21 +88,24 @@ class PlainTree:
         return fd
 
     def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        self._loop.call_soon_threadsafe(self._has_ended, process.pid)
+        """In a thread of its own, where there is no pidfd (macOS)."""
+        _, status, used = os.wait4(process.pid, 0)
+        self._loop.call_soon_threadsafe(self._reaped, process.pid, status, used.ru_maxrss)
 
     def _has_ended(self, pid: int) -> None:
-        if (fd := self._pidfds.pop(pid, None)) is not None:
-            self._loop.remove_reader(fd)
-            os.close(fd)
-        entry = self._processes.pop(pid, None)
-        if entry is None:
-            return
+        fd = self._pidfds.pop(pid)
+        self._loop.remove_reader(fd)
+        os.close(fd)
         _, status, used = os.wait4(pid, 0)
-        entry.process.returncode = os.waitstatus_to_exitcode(status)
-        _end_guard(entry.guard)
-        peak = used.ru_maxrss * _MAXRSS_UNIT if used.ru_maxrss > entry.floor else 0
-        entry.ended(Ended.from_status(status, peak))
+        self._reaped(pid, status, used.ru_maxrss)
+
+    def _reaped(self, pid: int, status: int, maxrss: int) -> None:
+        child = self._processes.pop(pid, None)
+        if child is None:
+            return
+        child.process.returncode = os.waitstatus_to_exitcode(status)
+        _end_guard(child.guard)
+        child.ended(Ended.from_status(status, maxrss * _MAXRSS_UNIT if maxrss > child.floor else 0))
 
     def signal(self, pid: int, signal: int) -> None:
         if pid in self._processes:
