@@ -23,7 +23,7 @@ def _drawing(title: str, table: dict) -> str:
     lines = [f"**{title}**", "", "```mermaid", "stateDiagram-v2"]
     first = next(iter(table))
     lines.append(f"    [*] --> {first.name}")
-    lines += [f"    {state.name}: {state.value.replace(':', ' –')}" for state in table]
+    lines += [f"    {state.name}: {state.value.replace(':', ' -')}" for state in table]
     for state, row in table.items():
         moves: dict[Enum, list[str]] = {}
         for move, after in row.items():
