@@ -109,7 +109,7 @@ class MachineState:
         if invocation.started is None:
             invocation.started = now
             invocation.deadline = now + invocation.timeout
-        self._emit("platform.start", now, {"requestId": invocation.request_id}, invocation.id)
+        self._out.append(Emit("platform.start", now, {"requestId": invocation.request_id}, invocation.id))
         return invocation
 
     # ── records ──
@@ -144,7 +144,7 @@ class MachineState:
             "producedBytes": invocation.size,
         }
         record["spans"] = spans_of(invocation, now)
-        self._emit("platform.runtimeDone", now, record, invocation.id)
+        self._out.append(Emit("platform.runtimeDone", now, record, invocation.id))
 
     def _awaits_extensions(self) -> bool:
         return any("INVOKE" in agent.events for agent in self.extensions.values())
@@ -164,4 +164,4 @@ class MachineState:
         if self.extensions and invocation.runtime_done is not None and self._awaits_extensions():
             start = invocation.runtime_done
             record["spans"] = [("extensionOverhead", start, now)]  # TL-074
-        self._emit("platform.report", now, record, invocation.id)
+        self._out.append(Emit("platform.report", now, record, invocation.id))

@@ -173,7 +173,8 @@ class Function:
             tenant_id=tenant_id,
             stream=stream,
         )
-        await self._scheduler.place(job)
+        if not self._scheduler.place_now(job):
+            await self._scheduler.place(job)
         return job
 
     async def close(self, reason: str = "spindown") -> None:

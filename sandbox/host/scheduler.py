@@ -42,17 +42,24 @@ class Scheduler:
         return tuple(self._environments)
 
     async def place(self, job: Job) -> None:
-        """Gives the job to an environment. Raises Throttled, or what making an environment raises."""
+        """Gives the job to an environment. Raises Throttled, ConfigError, or what making an environment raises."""
+        if not self.place_now(job):
+            await self._place_elsewhere(job)
+
+    def place_now(self, job: Job) -> bool:
+        """The same without waiting, if there is an environment that is free or about to be. Raises ConfigError."""
         if self._closed:
             raise ConfigError("the function was closed: it cannot be invoked any more")
         if (environment := self._take_idle()) is not None:
             environment.submit(job)
-        elif not self._waiting and self._one_is_about_to_be_free():
-            self._waiting.append((job, self._clock.now() + REPOLL_WAIT))
-            if self._timer is None:
-                self._timer = self._clock.call_at(self._waiting[0][1], self._look_at_waiting)
-        else:
-            await self._place_elsewhere(job)
+            return True
+        if self._waiting or not self._one_is_about_to_be_free():
+            return False
+        until = self._clock.now() + REPOLL_WAIT
+        self._waiting.append((job, until))
+        if self._timer is None:
+            self._timer = self._clock.call_at(until, self._look_at_waiting)
+        return True
 
     def _take_idle(self) -> Environment | None:
         while self._idle:
@@ -62,7 +69,10 @@ class Scheduler:
         return None
 
     def _one_is_about_to_be_free(self) -> bool:
-        return any(environment.about_to_be_free for environment in self._environments)
+        for environment in self._environments:  # noqa: SIM110 (no generator on the way of every invoke)
+            if environment.about_to_be_free:
+                return True
+        return False
 
     async def _place_elsewhere(self, job: Job) -> None:
         for environment in self._environments:

@@ -361,8 +361,8 @@ class Http1Protocol(asyncio.Protocol):
         connection = b"" if keep else b"Connection: close\r\n"
         head = b"%bContent-Length: %d\r\n%b%b\r\n" % (_STATUS_LINES[status], len(body), headers, connection)
         if exchange.method == b"HEAD":
-            body = b""
-        if len(body) < _WRITE_AT_ONCE:
+            transport.write(head)
+        elif len(body) < _WRITE_AT_ONCE:
             transport.write(head + body)
         else:
             transport.write(head)

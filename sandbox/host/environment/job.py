@@ -26,6 +26,7 @@ class Job:
     """An invoke that somebody waits for. `answered` is done when the caller's answer is whole, `reported` at REPORT."""
 
     __slots__ = (
+        "_reported",
         "accepted_at",
         "answered",
         "arn",
@@ -33,8 +34,8 @@ class Job:
         "cognito_identity",
         "event",
         "invocation_id",
+        "is_reported",
         "payload",
-        "reported",
         "request_id",
         "result",
         "started",
@@ -79,8 +80,24 @@ class Job:
         self.event: InvocationEvent | None = None
         self.started = False  # its START has been told
         self.answered: asyncio.Future[None] = loop.create_future()
-        self.reported: asyncio.Future[None] = loop.create_future()
+        self.is_reported = False
+        self._reported: asyncio.Future[None] | None = None  # made when somebody wants it
         self.result = InvokeResult(self.request_id, self.invocation_id)
+
+    @property
+    def reported(self) -> asyncio.Future[None]:
+        """Done at REPORT."""
+        if self._reported is None:
+            self._reported = asyncio.get_running_loop().create_future()
+            if self.is_reported:
+                self._reported.set_result(None)
+        return self._reported
+
+    def finish(self) -> None:
+        """Its REPORT is out, or there will be none."""
+        self.is_reported = True
+        if self._reported is not None and not self._reported.done():
+            self._reported.set_result(None)
 
     def fail(self, error: Exception) -> None:
         """No environment could be had for it: its caller gets the exception."""

@@ -71,6 +71,7 @@ class Environment:
         self._on_broken = on_broken
         self._api = RuntimeApi(self.feed, self._before_poll)
         self._inbox: deque[Event] = deque()
+        self._handle, self._now = self.machine.handle, clock.now
         self._busy = False
         self._drained = False  # a poll has just been heard, and before it all that was printed
         self._timers: dict[str, _Timer] = {}
@@ -172,7 +173,7 @@ class Environment:
         if self._busy or self._broken is not None:
             return
         self._busy = True
-        handle, perform, now = self.machine.handle, self._perform, self.clock.now
+        handle, perform, now = self._handle, self._perform, self._now
         try:
             while inbox:
                 for effect in handle(inbox.popleft(), now()):
@@ -325,8 +326,7 @@ class Environment:
 
     def _finish(self, job: Job) -> None:
         self._jobs.pop(job.invocation_id, None)
-        if not job.reported.done():
-            job.reported.set_result(None)
+        job.finish()
 
     # ── effects → records, processes, timers ──
 
