@@ -25,6 +25,20 @@ SLEEPER = "#!/bin/sh\nexec sleep 1000\n"  # a process that never calls the API: 
 SHORT = Limits(init=1.0, shutdown_external=0.6, shutdown_internal=0.2, runtime_share=0.2, init_error_grace=0.3, kill_wait=2.0)
 
 MakeFolder = Callable[..., Path]
+UVLOOP = os.environ.get("TEST_LOOP") == "uvloop"
+if UVLOOP:
+    import uvloop
+
+    uvloop.new_event_loop().close()  # it makes a pipe for itself once, which is no leak
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """TEST_LOOP=uvloop runs everything on uvloop, as the command does; the library runs on whichever loop its user has."""
+    if UVLOOP:
+        return {"uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(autouse=True)

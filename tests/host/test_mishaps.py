@@ -17,7 +17,7 @@ from sandbox.host import folders
 from sandbox.host.environment import Environment
 from sandbox.process.launcher import guard
 from tests.conftest import MakeFolder, Played
-from tests.host.test_lifecycle import COUNTER, error, python, until
+from tests.host.test_lifecycle import COUNTER, error, python, threads_of, until
 
 
 async def test_closing_the_host_while_an_environment_is_being_made(folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +98,24 @@ def handler(event, context):
     first, second = (await function.invoke()).json(), (await function.invoke()).json()
     assert first == second
     assert len(function.environments) == 1
+
+
+async def test_a_function_that_stops_the_parent_of_its_processes_is_frozen_all_the_same(host: Host, folder: MakeFolder) -> None:
+    if (why := guard().why_not) is not None:
+        pytest.skip(why)
+    code = folder(
+        app_py="""
+import os, signal, subprocess
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+def handler(event, context):
+    os.kill(os.getppid(), signal.SIGSTOP)
+    return child.pid
+"""
+    )
+    function = await python(host, code)
+    for _ in range(2):
+        pid = (await function.invoke()).json()
+        await until(lambda pid=pid: threads_of(pid) == "T")
 
 
 async def test_a_runtime_that_dies_while_frozen_is_told_of(host: Host, folder: MakeFolder) -> None:
