@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal as signals
 import socket
@@ -90,8 +91,9 @@ class InitTree:
     def freeze(self) -> None:
         # Nobody waits for it, so all of it is the program's work: a signal to another processor costs 50 µs in a VM.
         # The function may have stopped the program, which is its parent; this costs nothing if it has not.
-        if self._program is not None:
-            os.kill(self._program.pid, signals.SIGCONT)
+        if self._program is not None and self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._program.pid, signals.SIGCONT)
         self._sweeping = self._post(_SWEEP, signals.SIGSTOP, _FREEZE_WAIT_MS)
         self._sweeping.add_done_callback(self._swept)
 
