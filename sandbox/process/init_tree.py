@@ -15,7 +15,7 @@ from sandbox.process.launcher import INIT_PROGRAM, Ended, Program
 from sandbox.process.memory import descendants
 
 _MESSAGE = struct.Struct("=IIii")
-_SPAWN, _SIGNAL, _SWEEP = 1, 2, 3
+_SPAWN, _SWEEP = 1, 2
 _READY, _ANSWER, _EXITED = 1, 2, 3
 _FREEZE_WAIT_MS = 1000
 _ANSWER_WAIT = 1.0  # seconds beyond the wait that the program was given

@@ -9,7 +9,6 @@
  * One SOCK_SEQPACKET descriptor, one packet a message, native byte order:
  *   request  u32 seq, op; s32 a, b; descriptors
  *     SPAWN   descriptors: the spec (see below), then the child's 0, 1, 2, ...; answer b = pid, or a = -errno, b = step
- *     SIGNAL  a = pid, or -pgid; b = signal
  *     SWEEP   a = signal for every descendant; b = longest wait in ms. SIGSTOP: until all are seen stopped;
  *             SIGKILL: until none is left; SIGCONT: once. Answer a = 0, -EAGAIN (not in time) or -ECANCELED (another
  *             request came first), b = descendants seen outside the process groups of what the host started
@@ -41,7 +40,7 @@
 #include <unistd.h>
 
 enum { VERSION = 1 };
-enum { SPAWN = 1, SIGNAL, SWEEP };
+enum { SPAWN = 1, SWEEP };
 enum { READY = 1, ANSWER, EXITED };
 enum { STEP_SPEC = 1, STEP_CWD, STEP_FDS, STEP_LIMITS, STEP_EXEC };
 enum { MAX_FDS = 16, MAX_CHILDREN = 64, MAX_TREE = 8192, FAREWELL_MS = 2000 };
@@ -288,8 +287,7 @@ static void serve(void) {
         int kept[MAX_FDS];                             /* vfork: the child changes the array it is given */
         memcpy(kept, fds, sizeof kept);
         spawn(req.seq, kept, nfds);
-    } else if (req.op == SIGNAL) answer(req.seq, ANSWER, kill(req.a, req.b) ? -errno : 0, 0);
-    else if (req.op == SWEEP) sweep(req.seq, req.a, req.b, req.a == SIGSTOP);
+    } else if (req.op == SWEEP) sweep(req.seq, req.a, req.b, req.a == SIGSTOP);
     else answer(req.seq, ANSWER, -ENOSYS, 0);
     for (int i = 0; i < nfds; i++) close(fds[i]);
 }
