@@ -11,6 +11,8 @@ from sandbox.host.result import ResponseStream
 from tests.conftest import Connection, Played, Reply, request
 
 OK = {"status": "OK"}
+CAUSE = "application/vnd.aws.lambda.error.cause+json"
+TRANSITION = re.compile(r"State transition from \w+ to \w+ failed for runtime\. Error: State transition is not allowed")
 LIMIT = 6 * 1024 * 1024 + 100
 ERROR_TYPE = "lambda_runtime_function_error_type"
 ERROR_BODY = "lambda_runtime_function_error_body"
@@ -101,4 +103,43 @@ async def hang_up(connection: Connection) -> None:
     await connection.writer.drain()
 
 
-TRANSITION = re.compile(r"State transition from \w+ to \w+ failed for runtime\. Error: State transition is not allowed")
+async def answered(connection: Connection, event: Reply, body: bytes = b"1") -> None:
+    accepted(await connection.ask("POST", path(event), body))
+
+
+async def serves(played: Played, connection: Connection) -> None:
+    """One more cycle works: what was refused before has broken nothing."""
+    job, event = await played.deliver(connection, b'"again"')
+    assert event.headers["lambda-runtime-aws-request-id"] == job.request_id
+    await answered(connection, event, b"fine")
+    assert job.result.payload == b"fine"
+
+
+async def second_init(played: Played) -> Connection:
+    """The grace of an init error runs out, and Init comes again inside the invoke."""
+    generation = played.environment.machine.generation
+    played.clock.advance(0.5)
+    await played.until(lambda: played.environment.machine.generation == generation + 1)
+    return await played.connect()
+
+
+async def under_way(played: Played) -> tuple[Connection, Job, Reply]:
+    connection = await played.connect()
+    job, event = await played.deliver(connection)
+    await connection.send(request("POST", path(event), b"slow")[:-2])
+    await played.until(lambda: played.environment.machine.current.answering_on is not None)
+    return connection, job, event
+
+
+async def cancelled(task: asyncio.Task[Reply]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def post_sized(connection: Connection, where: str, size: int, framing: str, **fields: str) -> Reply:
+    body = b"x" * size
+    if framing == "chunked":
+        await connection.send(chunked(where, body[:1000], body[1000:], **fields))
+    else:
+        await connection.send(request("POST", where, body, **fields))
+    return await connection.reply()
