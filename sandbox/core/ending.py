@@ -136,7 +136,7 @@ class Ending(MachineState):
         if not runtime_told:
             self._emit_runtime_done(current, now, fatal.status, fatal.error_type)
         self._emit_report(current, now, fatal.status, fatal.error_type)
-        del self.invocations[current.id]
+        self._forget_invocation(current)
 
     def _shut_down(self, invocation_id: str) -> Failed:
         text = "the execution environment was shut down"

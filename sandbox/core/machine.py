@@ -111,12 +111,11 @@ class Machine(Extending):
     @property
     def about_to_be_free(self) -> bool:
         """Answered, and only the runtime's next poll is missing (DECISIONS "invoke that finds no idle environment")."""
-        current = self.current
         return (
-            self.phase is Phase.INVOKE
+            self.current is not None
+            and self.current.state is Invocation.ANSWERED
+            and self.phase is Phase.INVOKE
             and not self.waiting
-            and current is not None
-            and current.state is Invocation.ANSWERED
             and not (self.extensions and self._awaits_extensions())
         )
 
@@ -184,7 +183,7 @@ class Machine(Extending):
         if self.phase in ENDING:
             self._out.append(self._shut_down(event.invocation_id))
             return
-        if not self.free and not self.about_to_be_free:
+        if self.waiting or (self.current is not None and self.current.state is not Invocation.ANSWERED):
             raise InvariantError(f"invocation {event.invocation_id} was given to an environment that is busy")
         self.waiting.append(InvocationParty(event.invocation_id, event.request_id, event.timeout))
         if self.phase is Phase.FROZEN:
@@ -280,7 +279,7 @@ class Machine(Extending):
             return
         self._invocation_moves(current, InvocationMove.RELEASE)
         self._emit_report(current, now, "success")
-        del self.invocations[current.id]
+        self._forget_invocation(current)
         self._to(PhaseMove.DONE)
         self._settle(now)
 

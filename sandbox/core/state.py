@@ -62,7 +62,8 @@ class MachineState:
         self.polls: list[int] = []  # parked polls of the runtime, the longest parked first
         self.extensions: dict[str, ExtensionAgent] = {}
         self.waiting: deque[InvocationParty] = deque()
-        self.invocations: dict[str, InvocationParty] = {}  # under way, by invocation id; one at a time on demand
+        self.invocations: dict[str, InvocationParty] = {}  # under way, by invocation id
+        self.current: InvocationParty | None = None  # the one of them that there is on demand
         self.fatal: Fatal | None = None  # the first one: it is the root cause (LC-014)
         self.init_phase = "init"
         self.init_started = 0.0
@@ -75,11 +76,6 @@ class MachineState:
         self._extensions_told = False
         self._killed_all = False
         self._out: list[Effect] = []
-
-    @property
-    def current(self) -> InvocationParty | None:
-        """The invocation that was dispatched and is not done yet."""
-        return next(iter(self.invocations.values()), None)
 
     # ── small verbs ──
 
@@ -103,7 +99,7 @@ class MachineState:
 
     def _start_invocation(self, now: float) -> InvocationParty:
         invocation = self.waiting.popleft()
-        self.invocations[invocation.id] = invocation
+        self.invocations[invocation.id] = self.current = invocation
         self._invocation_moves(invocation, InvocationMove.DELIVER)
         invocation.dispatched = now
         if invocation.started is None:
@@ -111,6 +107,10 @@ class MachineState:
             invocation.deadline = now + invocation.timeout
         self._out.append(Emit("platform.start", now, {"requestId": invocation.request_id}, invocation.id))
         return invocation
+
+    def _forget_invocation(self, invocation: InvocationParty) -> None:
+        del self.invocations[invocation.id]
+        self.current = None
 
     # ── records ──
 

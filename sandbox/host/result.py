@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from sandbox.clock import Clock
 from sandbox.core.errors import FunctionFailure
 from sandbox.core.limits import STREAM_BURST, STREAM_RATE
+from sandbox.core.parties import milliseconds
 from sandbox.telemetry.journal import Record
 from sandbox.telemetry.report import lines_of
 
@@ -50,6 +51,18 @@ class Phase(NamedTuple):
         return {"name": self.name, "startMs": self.start_ms, "durationMs": self.duration_ms}
 
 
+class Account(NamedTuple):
+    """What an environment wrote down of one invoke, at its REPORT. Figures are made of it when somebody asks.
+
+    record: that of platform.report. phases: (name, start on the machine's clock, ms). origin: when the invoke was asked for.
+    """
+
+    record: dict[str, Any]
+    phases: list[tuple[str, float | None, float | None]]
+    origin: float
+    records: list[Record]
+
+
 @dataclass(slots=True)
 class InvokeResult:
     """The answer to one invoke.
@@ -68,9 +81,40 @@ class InvokeResult:
     status: str = "ok"
     error_type: str | None = None
     error_phase: str | None = None
-    report: Report | None = None
-    phases: list[Phase] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
+    account: Account | None = None
+
+    @property
+    def report(self) -> Report | None:
+        """The figures of REPORT; None before it."""
+        if self.account is None:
+            return None
+        record = self.account.record
+        metrics = record["metrics"]
+        return Report(
+            metrics["durationMs"],
+            metrics["billedDurationMs"],
+            metrics["memorySizeMB"],
+            metrics["maxMemoryUsedMB"],
+            record["status"],
+            metrics.get("initDurationMs"),
+            record.get("errorType"),
+        )
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The timeline: init, runtime-init and function-init of each Init, and invoke."""
+        if self.account is None:
+            return []
+        origin = self.account.origin
+        return [
+            Phase(name, milliseconds(at - origin) if at is not None else None, duration)
+            for name, at, duration in self.account.phases
+        ]
+
+    @property
+    def records(self) -> list[Record]:
+        """Every record from the end of the invoke before it to its REPORT."""
+        return self.account.records if self.account is not None else []
 
     @property
     def log(self) -> list[str]:

@@ -16,7 +16,7 @@ from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import LAST_OUTPUT_LINES, MIB, RESULT_LOG_LIMIT
 from sandbox.core.parties import milliseconds
 from sandbox.host.environment.job import Job
-from sandbox.host.result import Phase, Report
+from sandbox.host.result import Account
 from sandbox.process.output import Line, Mark
 from sandbox.telemetry.journal import Journal, Record
 
@@ -135,28 +135,13 @@ class Ledger:
         self._phases.append(("function-init", started, duration))
 
     def _close(self, job: Job, effect: Emit, record: dict[str, Any]) -> None:
-        metrics = record["metrics"]
-        result = job.result
-        result.report = Report(
-            metrics["durationMs"],
-            metrics["billedDurationMs"],
-            metrics["memorySizeMB"],
-            metrics["maxMemoryUsedMB"],
-            record["status"],
-            metrics.get("initDurationMs"),
-            record.get("errorType"),
-        )
         self._phases.append(("invoke", self._invoke_at, milliseconds(effect.at - self._invoke_at)))
-        origin = job.accepted_at
-        result.phases = [
-            Phase(name, milliseconds(at - origin) if at is not None else None, duration) for name, at, duration in self._phases
-        ]
-        self._phases = []
         if self._left_out:
             note = f"sandbox: {self._left_out} earlier records are left out here; the journal has them"
             first = self._records[0]
             self._records.appendleft(first._replace(type="sandbox.diagnosis", record=note))
             self._left_out = 0
-        result.records = list(self._records)
-        self._records = deque()
+        job.result.account = Account(record, self._phases, job.accepted_at, list(self._records))
+        self._phases = []
+        self._records.clear()
         self._size = 0

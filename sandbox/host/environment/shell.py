@@ -169,12 +169,14 @@ class Environment:
     def feed(self, event: Event) -> None:
         """One event for the machine; everything that follows from it is done on return."""
         inbox = self._inbox
-        inbox.append(event)
         if self._busy or self._broken is not None:
+            inbox.append(event)
             return
         self._busy = True
         handle, perform, now = self._handle, self._perform, self._now
         try:
+            for effect in handle(event, now()):
+                perform[type(effect)](effect)
             while inbox:
                 for effect in handle(inbox.popleft(), now()):
                     perform[type(effect)](effect)
