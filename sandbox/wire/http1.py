@@ -148,7 +148,7 @@ class Http1Protocol(asyncio.Protocol):
         self._poll = select.poll()
         self._fd = -1
         self._reading = True
-        self._framing: list[bytes] = []  # the fields that say how the incoming body is framed
+        self._framing: list[tuple[bytes, bytes]] = []  # the fields that say how the incoming body is framed
         self._resuming = False  # a message goes on in a new parser, which is being told its head again
         self._deaf = False  # refused for good: what still comes is dropped
         self._fed = 0  # bytes that the parser was given last
@@ -246,10 +246,11 @@ class Http1Protocol(asyncio.Protocol):
 
         The parser has stopped behind the head. A new one is told the framing again, and takes the body.
         """
-        framing, self._framing = self._framing, []
+        framing = b"".join(b"%b: %b\r\n" % field for field in self._framing)
+        self._framing = []
         self._parser = httptools.HttpRequestParser(self)
         self._resuming = True
-        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n%b" % (b"".join(framing), rest))
+        self.data_received(b"POST / HTTP/1.1\r\n%b\r\n%b" % (framing, rest))
 
     def _announce(self, exchange: Exchange) -> None:
         exchange.announced = True
@@ -286,7 +287,7 @@ class Http1Protocol(asyncio.Protocol):
             else:
                 incoming.headers[name] = value
         elif name in _FRAMING and not self._headers_done:
-            self._framing.append(b"%b: %b\r\n" % (name, value))
+            self._framing.append((name, value))
 
     def on_headers_complete(self) -> None:
         if self._resuming:

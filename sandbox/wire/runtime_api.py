@@ -7,7 +7,7 @@ are validated before the machine sees them, so a refused call changes nothing (R
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sandbox.core import errors
@@ -100,7 +100,7 @@ class RuntimeApi:
         self._connections: set[Http1Protocol] = set()
         self._last: tuple[bytes, bytes] | None = None  # method and target; not the exchange, which holds its body
         self._last_status: int | None = None
-        self._good_host: bytes | None = None
+        self._good_host: bytes | None = None  # let in before; a request that names it and has nothing of a browser's is as good
 
     def protocol(self) -> Http1Protocol:
         """A protocol for a new connection."""
@@ -133,12 +133,14 @@ class RuntimeApi:
             self._open[exchange.number] = exchange
             self._feed(AnswerEnds(exchange.number, exchange.size, note.error or _ERROR_TYPE in exchange.trailers))
             return
-        if self._local_only and not self._is_known_good(exchange.headers):
-            why = browsers.refusal(exchange.headers)
+        headers = exchange.headers
+        known_good = headers.get(b"host") == self._good_host and b"origin" not in headers and b"sec-fetch-site" not in headers
+        if self._local_only and not known_good:
+            why = browsers.refusal(headers)
             if why is not None:
                 self.refuse_exchange(exchange, 403, "Forbidden", why)
                 return
-            self._good_host = exchange.headers.get(b"host")
+            self._good_host = headers.get(b"host")
         if exchange.target == _NEXT:
             self._next(exchange)
         elif exchange.target.startswith(_INVOCATION):
@@ -147,10 +149,6 @@ class RuntimeApi:
             self._init_error(exchange)
         else:
             self._other(exchange)
-
-    def _is_known_good(self, headers: Mapping[bytes, bytes]) -> bool:
-        """The host that was let in before, and nothing that only a browser sends."""
-        return headers.get(b"host") == self._good_host and b"origin" not in headers and b"sec-fetch-site" not in headers
 
     def _next(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
