@@ -16,6 +16,7 @@ STREAM_LIMIT: Final = 200 * MIB  # RT-074
 STREAM_BURST: Final = 6 * MIB  # RT-075: this much of a stream passes uncapped …
 STREAM_RATE: Final = 2 * MIB  # RT-075: … and then this many bytes per second
 HEADERS_LIMIT: Final = 2 * MIB  # ours: all header fields of a request; a single error cause reaches 1 MiB (real-clients 1.10)
+ERROR_CAUSE_LIMIT: Final = 64 * 1024  # ours, for RT-098: a longer cause is cropped to its messages
 CLIENT_CONTEXT_LIMIT: Final = 3583  # IN-006, counted in its base64 form
 
 # Function configuration

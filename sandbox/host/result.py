@@ -68,8 +68,9 @@ class InvokeResult:
     """The answer to one invoke.
 
     payload: the bytes that the caller gets. function_error: None, or "Unhandled" (IN-021). status: ok, error, timeout or
-    failure, as the caller sees it. error_phase: "init" or "invoke" if the platform ended it. report, phases and records are
-    there once everybody has polled again; `invoke` waits for that unless told not to.
+    failure, as the caller sees it. error_phase: "init" or "invoke" if the platform ended it. error_cause: what the runtime's
+    client reported for X-Ray (RT-098). report, phases and records are there once everybody has polled again; `invoke` waits
+    for that unless told not to.
     """
 
     request_id: str
@@ -81,6 +82,7 @@ class InvokeResult:
     status: str = "ok"
     error_type: str | None = None
     error_phase: str | None = None
+    error_cause: dict[str, Any] | None = None
     account: Account | None = None
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sandbox.core import errors
 from sandbox.core.events import (
@@ -22,7 +22,7 @@ from sandbox.core.events import (
     InitError,
     Next,
 )
-from sandbox.core.limits import PAYLOAD_LIMIT, STREAM_LIMIT
+from sandbox.core.limits import ERROR_CAUSE_LIMIT, PAYLOAD_LIMIT, STREAM_LIMIT
 from sandbox.wire import browsers
 from sandbox.wire.http1 import JSON, Exchange, Http1Protocol, error_body
 
@@ -341,3 +341,25 @@ def error_payload(exchange: Exchange) -> tuple[bytes, str]:
         return b'"Invalid error body"', "application/octet-stream"
     kept = {key: document[key] for key in ("errorMessage", "errorType", "stackTrace") if key in document}
     return json.dumps(kept).encode(), "application/json"
+
+
+def error_cause(exchange: Exchange) -> dict[str, Any] | None:
+    """The cause that a client sends for X-Ray, if it is a JSON object (RT-098). What is not is ignored, never refused.
+
+    Keys as the clients send them: working_directory, exceptions [{type, message, stack}], paths. One that is too long keeps
+    only the type and the beginning of the message of its exceptions.
+    """
+    header = exchange.headers.get(b"lambda-runtime-function-xray-error-cause")
+    if not header:
+        return None
+    try:
+        cause = json.loads(header)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(cause, dict):
+        return None
+    if len(header) <= ERROR_CAUSE_LIMIT:
+        return cause
+    found = cause.get("exceptions")
+    exceptions = [e for e in found if isinstance(e, dict)][:10] if isinstance(found, list) else []
+    return {"exceptions": [{key: str(e[key])[:1024] for key in ("type", "message") if key in e} for e in exceptions]}

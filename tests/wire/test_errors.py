@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -94,14 +95,31 @@ async def test_the_error_type_of_the_header_is_normalised_but_not_the_bodys(play
     assert job.result.error_type == job.result.json()["errorType"] == "Body"
 
 
+LONG = [{"type": "E", "message": "m" * 70_000, "stack": [{"line": 1}]}, "no object"]
+
+
 @pytest.mark.catalogue("RT-098")
-@pytest.mark.parametrize("cause", ["{}", "not json", "x" * (1024 * 1024 - 1), ""])
-async def test_an_xray_cause_of_any_kind_is_accepted(played: Played, cause: str) -> None:
+@pytest.mark.parametrize(
+    ("cause", "kept"),
+    [
+        ('{"exceptions": [{"type": "E"}]}', {"exceptions": [{"type": "E"}]}),
+        (json.dumps({"exceptions": LONG, "paths": []}), {"exceptions": [{"type": "E", "message": "m" * 1024}]}),
+        (json.dumps({"exceptions": "x" * 70_000}), {"exceptions": []}),
+        ("[1]", None),
+        ("not json", None),
+        ("[" * 100_000, None),
+        ("x" * (1024 * 1024 - 1), None),
+        ("", None),
+    ],
+    ids=["good", "too long", "too long and strange", "no object", "no json", "deep", "1 MiB", "empty"],
+)
+async def test_an_xray_cause_of_any_kind_is_accepted_and_a_good_one_kept(played: Played, cause: str, kept: Any) -> None:
     connection = await played.connect()
     job, event = await played.deliver(connection)
     fields = {"lambda_runtime_function_xray_error_cause": cause}
     accepted(await connection.ask("POST", path(event, "error"), b"{}", **fields))
     assert job.result.function_error == "Unhandled"
+    assert job.result.error_cause == kept
 
 
 @pytest.mark.catalogue("RT-099")

@@ -34,7 +34,7 @@ from sandbox.host.runtimes import Plan, plan
 from sandbox.process.variables import DUMMY_CREDENTIALS, Identity
 from sandbox.telemetry.journal import Journal
 from sandbox.wire.http1 import Exchange
-from sandbox.wire.runtime_api import RuntimeApi, error_payload
+from sandbox.wire.runtime_api import RuntimeApi, error_cause, error_payload
 
 _UNHANDLED = "Unhandled"  # IN-021
 
@@ -251,6 +251,7 @@ class Environment:
             result.function_error, result.status = _UNHANDLED, "error"
             result.payload, result.content_type = error_payload(exchange)
             result.error_type = _error_type_in(result.payload) or self._api.error_type(exchange)
+            result.error_cause = error_cause(exchange)
         else:
             result.payload = exchange.body
         self._give(job)
