@@ -173,8 +173,7 @@ class Function:
             tenant_id=tenant_id,
             stream=stream,
         )
-        if not self._scheduler.place_now(job):
-            await self._scheduler.place(job)
+        await self._scheduler.place(job)
         return job
 
     async def close(self, reason: str = "spindown") -> None:

@@ -43,23 +43,20 @@ class Scheduler:
 
     async def place(self, job: Job) -> None:
         """Gives the job to an environment. Raises Throttled, ConfigError, or what making an environment raises."""
-        if not self.place_now(job):
-            await self._place_elsewhere(job)
-
-    def place_now(self, job: Job) -> bool:
-        """The same without waiting, if there is an environment that is free or about to be. Raises ConfigError."""
-        if self._closed:
-            raise ConfigError("the function was closed: it cannot be invoked any more")
+        self._refuse_if_closed()
         if (environment := self._take_idle()) is not None:
             environment.submit(job)
-            return True
-        if self._waiting or not self._one_is_about_to_be_free():
-            return False
-        until = self._clock.now() + REPOLL_WAIT
-        self._waiting.append((job, until))
-        if self._timer is None:
-            self._timer = self._clock.call_at(until, self._look_at_waiting)
-        return True
+        elif not self._waiting and any(environment.about_to_be_free for environment in self._environments):
+            until = self._clock.now() + REPOLL_WAIT
+            self._waiting.append((job, until))
+            if self._timer is None:
+                self._timer = self._clock.call_at(until, self._look_at_waiting)
+        else:
+            await self._place_elsewhere(job)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise ConfigError("the function was closed: it cannot be invoked any more")
 
     def _take_idle(self) -> Environment | None:
         while self._idle:
@@ -67,12 +64,6 @@ class Scheduler:
             if environment.free:  # not one that broke while it was frozen
                 return environment
         return None
-
-    def _one_is_about_to_be_free(self) -> bool:
-        for environment in self._environments:  # noqa: SIM110 (no generator on the way of every invoke)
-            if environment.about_to_be_free:
-                return True
-        return False
 
     async def _place_elsewhere(self, job: Job) -> None:
         for environment in self._environments:
@@ -85,8 +76,7 @@ class Scheduler:
 
     async def add(self) -> Environment:
         """A new environment, open; Init has not begun."""
-        if self._closed:
-            raise ConfigError("the function was closed: it cannot be invoked any more")
+        self._refuse_if_closed()
         environment = self._make()
         opened = asyncio.get_running_loop().create_future()
         self._opening.add(opened)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ async def test_one_process_serves_one_caller_again_and_again(host: Host, folder:
 
 @pytest.mark.catalogue("LC-030")
 async def test_two_at_once_get_an_environment_each(host: Host, folder: MakeFolder) -> None:
-    code = folder(app_py="import time, os\ndef handler(e, c):\n    time.sleep(0.2)\n    return os.getpid()\n")
+    code = folder(app_py="import os\ndef handler(e, c):\n    return os.getpid()\n")
     function = await python(host, code)
     one, two = await asyncio.gather(function.invoke(), function.invoke())
     assert one.json() != two.json()
@@ -334,6 +335,35 @@ async def test_a_line_written_just_before_the_answer_is_in_the_log_of_that_invok
         result = await function.invoke({"n": number})
         lines = [line for line in result.log if line.startswith("line")]
         assert lines == [f"line {number}"]
+
+
+@pytest.mark.catalogue("IN-023", "TL-039")
+async def test_what_is_still_in_the_pipe_at_the_poll_belongs_to_that_invoke(host: Host, folder: MakeFolder) -> None:
+    """More than the event loop reads at once, then the answer and the next poll in one piece: the poll is heard first."""
+    code = folder(
+        **{
+            "bootstrap": f"#!/bin/sh\nexec {os.path.realpath(sys.executable)} -S runtime.py\n",
+            "runtime.py": """
+import os, socket
+host, port = os.environ["AWS_LAMBDA_RUNTIME_API"].split(":")
+api = socket.create_connection((host, int(port)))
+poll = f"GET /2018-06-01/runtime/invocation/next HTTP/1.1\\r\\nHost: {host}\\r\\n\\r\\n".encode()
+api.sendall(poll)
+while True:
+    event = b""
+    while b"\\r\\n\\r\\n{}" not in event:
+        event += api.recv(65536)
+    id = event.lower().partition(b"lambda-runtime-aws-request-id: ")[2].partition(b"\\r")[0]
+    os.write(1, (b"x" * 999 + b"\\n") * 60 + b"last of " + id + b"\\n")
+    head = b"POST /2018-06-01/runtime/invocation/%b/response HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nContent-Length: 1\\r\\n\\r\\n1"
+    api.sendall(head % id + poll)
+""",
+        }
+    )
+    function = await host.deploy(code)
+    for _ in range(30):
+        result = await function.invoke()
+        assert f"last of {result.request_id}" in result.log
 
 
 async def test_a_flood_of_output_does_not_stop_the_invoke(host: Host, folder: MakeFolder) -> None:

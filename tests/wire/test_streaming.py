@@ -281,3 +281,16 @@ async def test_a_slow_caller_makes_the_runtime_wait(played: Played) -> None:
     assert not sending.done()
     s.connection.writer.transport.abort()
     await asyncio.gather(sending, return_exceptions=True)
+
+
+async def test_what_a_runtime_sends_after_its_stream_was_cut_off_is_dropped(played: Played) -> None:
+    stream = await streaming(played)
+    await stream.begin()
+    played.clock.advance(3)
+    assert stream.job.result.status == "timeout"
+    kept = stream.stream._chunks.qsize()
+    for _ in range(20):
+        await stream.connection.send(chunk(b"x" * 100_000))
+        await (await played.connect()).ask("GET", "/ping")  # by then the host has read on
+    assert stream.stream._chunks.qsize() == kept
+    assert await stream.rest() == b""

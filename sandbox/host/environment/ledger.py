@@ -123,16 +123,13 @@ class Ledger:
     # ── what an invoke comes back with ──
 
     def _init_phases(self, now: float) -> None:
-        runtime = self._runtime_at
         self._phases.append(("init", self._init_at, milliseconds(now - self._init_at)))
+        runtime = self._runtime_at
         if runtime is None:
             return
-        started, ended = self._marks.get(1), self._marks.get(2)
-        before = started if started is not None else None
-        self._phases.append(("runtime-init", runtime, milliseconds(before - runtime) if before is not None else None))
-        known = started is not None and ended is not None
-        duration = milliseconds(ended - started) if known and started is not None and ended is not None else None
-        self._phases.append(("function-init", started, duration))
+        began, ended = self._marks.get(1), self._marks.get(2)
+        for name, start, end in (("runtime-init", runtime, began), ("function-init", began, ended)):
+            self._phases.append((name, start, milliseconds(end - start) if start is not None and end is not None else None))
 
     def _close(self, job: Job, effect: Emit, record: dict[str, Any]) -> None:
         self._phases.append(("invoke", self._invoke_at, milliseconds(effect.at - self._invoke_at)))
