@@ -20,6 +20,8 @@ from sandbox.process.launcher import Ended, Program
 from sandbox.process.memory import descendants
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
+# The kernel adds up its counters of resident pages per processor, in batches: two readings of one peak differ by so much.
+_MAXRSS_ERROR = 3 * 32 * (os.cpu_count() or 1) * os.sysconf("SC_PAGESIZE") // _MAXRSS_UNIT
 _GUARD = 'read -r _; kill -KILL "-$1"'  # dash knows no "--" here
 
 
@@ -46,9 +48,9 @@ class PlainTree:
         return True
 
     async def spawn(self, program: Program, ended: Callable[[Ended], None]) -> int:
-        # A spawned child's ru_maxrss begins at our own: below that it says nothing about the child.
-        floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         process = self._popen(program)
+        # A spawned child's ru_maxrss begins at our own of that moment: up to there it says nothing about the child.
+        floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + _MAXRSS_ERROR
         try:
             _set_limits(process.pid, program.limits)
             guard = subprocess.Popen(
