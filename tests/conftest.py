@@ -17,6 +17,8 @@ from sandbox.cli.doctor import bash as bash_finding
 from sandbox.clock import ManualClock
 from sandbox.core.function import FunctionConfig
 from sandbox.host.environment import Environment, Job
+from sandbox.package.cache import Cache
+from sandbox.package.package import open_package
 from sandbox.process import launcher
 from sandbox.telemetry.journal import Journal
 
@@ -39,6 +41,14 @@ def pytest_asyncio_loop_factories(
     if UVLOOP:
         return {"uvloop": uvloop.new_event_loop}
     return {"asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests unpack stays out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -234,7 +244,8 @@ async def played(folder: MakeFolder) -> AsyncIterator[Played]:
     """A fresh environment with a timeout of 3 s; nothing has been invoked yet."""
     function = FunctionConfig(str(folder(bootstrap=SLEEPER)), timeout=3)
     clock, journal = ManualClock(), Journal()
-    environment = Environment(function, journal, clock, limits=Limits())
+    package = open_package(function.code, (), Cache())
+    environment = Environment(function, package, journal, clock, limits=Limits())
     await environment.open()
     world = Played(environment, clock, journal)
     try:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import platform
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from sandbox.cli.exits import OK, USAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox.host.interpreters import Interpreter, Language
 
 
 class Finding(NamedTuple):
@@ -20,13 +25,13 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings() -> list[Finding]:
+def findings(folders: Sequence[str] = ()) -> list[Finding]:
     """Every capability, probed."""
-    from sandbox.host.runtimes import installed_pythons
+    from sandbox.host.interpreters import LANGUAGES, Interpreters
     from sandbox.process.launcher import guard
 
     guarded = guard()
-    pythons = installed_pythons()
+    interpreters = Interpreters(folders)
     uvloop = _has("uvloop")
     return [
         Finding("tier process", True, "functions run as plain processes of this user; not a security boundary"),
@@ -40,11 +45,16 @@ def findings() -> list[Finding]:
         ),
         Finding("event loop", uvloop, "uvloop" if uvloop else "asyncio's own: pip install uvloop makes invokes faster"),
         Finding("memory limit", True, f"a watchdog over resident memory ({_memory_source()})"),
-        Finding("runtime python", bool(pythons), ", ".join(f"{p.runtime} ({p.version})" for p in pythons.values())),
-        Finding("runtimes nodejs, ruby", False, "not part of this version yet; a bootstrap of your own works"),
+        *(_runtime(language, interpreters.installed(language)) for language in LANGUAGES),
         Finding("extensions, telemetry", False, "not part of this version yet"),
         bash(),
     ]
+
+
+def _runtime(language: Language, here: list[Interpreter]) -> Finding:
+    text = ", ".join(f"{one.runtime} ({one.version})" for one in here)
+    how = language.how_to_get.format(version="VERSION")
+    return Finding(f"runtime {language.name}", bool(here), text or f"no interpreter is here; to get one: {how}")
 
 
 def bash() -> Finding:

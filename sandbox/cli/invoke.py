@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +21,20 @@ from sandbox.core.function import DEFAULT_REGION, FunctionConfig
 from sandbox.core.limits import DEFAULT_MEMORY_MB, DEFAULT_TIMEOUT_S, LAYERS
 
 if TYPE_CHECKING:
+    from sandbox.host.host import Function
     from sandbox.host.result import InvokeResult
     from sandbox.telemetry.journal import Journal, Record
 
 
-@click.command("invoke", short_help="Run a function from a folder, once or several times.")
+@click.command("invoke", short_help="Run a function from a folder or a .zip, once or several times.")
 @click.argument("code")
 @click.argument("event", default="{}")
-@click.option("--runtime", metavar="ID", help="A managed runtime: python3.11, or python for whichever is here.")
-@click.option("--handler", metavar="H", default="", help="module.function; lambda_function.lambda_handler if not given.")
+@click.option("--runtime", metavar="ID", help="A managed runtime: python3.11, nodejs20.x, ruby3.2; python, nodejs, ruby.")
+@click.option("--handler", metavar="H", default="", help="module.function; as AWS's console makes it if not given.")
 @click.option("--memory", metavar="MB", type=int, default=DEFAULT_MEMORY_MB, show_default=True)
 @click.option("--timeout", metavar="S", type=float, default=DEFAULT_TIMEOUT_S, show_default=True, help="Seconds, up to 900.")
 @click.option("--env", "variables", metavar="K=V", multiple=True, help="An environment variable; may be repeated.")
-@click.option("--layer", "layers", metavar="DIR", multiple=True, help=f"A layer's folder, lowest first; up to {LAYERS}.")
+@click.option("--layer", "layers", metavar="PATH", multiple=True, help=f"A folder or .zip, lowest first; up to {LAYERS}.")
 @click.option("--repeat", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Invoke N times.")
 @click.option("--isolation", type=click.Choice(["auto", "process"]), default="auto", show_default=True)
 @click.option("--credentials", type=click.Choice(["dummy", "host"]), default="dummy", show_default=True)
@@ -43,9 +44,11 @@ if TYPE_CHECKING:
 @click.option("--client-context", metavar="JSON", help="The client context that the handler sees.")
 @click.option("--cognito", metavar="JSON", help="cognitoIdentityId and cognitoIdentityPoolId, as a JSON object.")
 @click.option("--trace-id", metavar="H", help="The X-Ray header: Root=…;Parent=…;Sampled=…")
+@click.option("--nearest-runtime", is_flag=True, help="Run the nearest installed version instead of refusing.")
+@click.option("--runtime-dir", "runtime_dirs", metavar="DIR", multiple=True, help="A folder with interpreters, searched first.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document per invoke on stdout, logs included.")
 def command(**options: Any) -> int:
-    """Run the function in the folder CODE with EVENT: JSON text, @FILE, or - for standard input.
+    """Run the function in CODE, a folder or a .zip, with EVENT: JSON text, @FILE, or - for standard input.
 
     Without --runtime, CODE holds an executable file named bootstrap: a custom runtime. The payload goes to stdout, log
     lines go to stderr.
@@ -55,8 +58,6 @@ def command(**options: Any) -> int:
     """
     payload = read_event(options["event"])
     code = Path(options["code"])
-    if options["runtime"] is None:
-        _require_bootstrap(code, options["layers"])
     config = FunctionConfig(
         code=options["code"],
         name=_function_name(code),
@@ -90,17 +91,29 @@ def read_event(text: str) -> bytes:
     return payload or b"{}"
 
 
-def _require_bootstrap(code: Path, layers: tuple[str, ...]) -> None:
-    """No --runtime: a custom runtime, if there is a bootstrap to be one."""
-    if not code.is_dir() or any(Path(folder, "bootstrap").exists() for folder in (code, *map(Path, layers))):
-        return
-    python = sorted(file.stem for file in code.glob("*.py"))
-    example = f"--runtime python --handler {python[0]}.handler" if python else "--runtime python --handler module.function"
-    raise ConfigError(f"{code} holds no bootstrap, and no --runtime was given; for a managed runtime: {example}")
+def check_function(function: Function) -> None:
+    """No runtime: a custom runtime, if there is a bootstrap to be one. Says what is left out of the code."""
+    package = function.package
+    names = package.code.entries
+    if function.config.runtime is None and "bootstrap" not in names and "bootstrap" not in package.layers.entries:
+        raise ConfigError(f"{function.config.code} holds no bootstrap, and no --runtime was given; {_managed_hint(names)}")
+    if package.code.left_out:
+        first, more = package.code.left_out[0], len(package.code.left_out) - 1
+        also = f", and {more} more like it" if more else ""
+        click.echo(f"sandbox: left out of the function's code: {first}{also}", err=True)
+
+
+def _managed_hint(names: Iterable[str]) -> str:
+    for runtime, suffixes in (("python", (".py",)), ("nodejs", (".mjs", ".js", ".cjs")), ("ruby", (".rb",))):
+        modules = sorted(name.removesuffix(suffix) for suffix in suffixes for name in names if name.endswith(suffix))
+        top = [module for module in modules if "/" not in module]
+        if top:
+            return f"for a managed runtime: --runtime {runtime} --handler {top[0]}.handler"
+    return "for a managed runtime: --runtime python|nodejs|ruby --handler module.function"
 
 
 def _function_name(code: Path) -> str:
-    return re.sub(r"[^a-zA-Z0-9_-]+", "-", code.resolve().name)[:64].strip("-") or "function"
+    return re.sub(r"[^a-zA-Z0-9_-]+", "-", code.resolve().name.removesuffix(".zip"))[:64].strip("-") or "function"
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -165,11 +178,17 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
     cognito = _document("--cognito", options["cognito"])
     code = OK
     with _open_journal(options["journal"]) as journal:
-        host = Host(credentials=_host_credentials(options["credentials"]), journal=journal)
+        host = Host(
+            credentials=_host_credentials(options["credentials"]),
+            journal=journal,
+            runtime_dirs=options["runtime_dirs"],
+            nearest_runtime=options["nearest_runtime"],
+        )
         if not options["as_json"]:
             journal.subscribe(_print_log)
         try:
             function = await host.deploy(config)
+            check_function(function)
             for _ in range(options["repeat"]):
                 result = await function.invoke(
                     payload=payload, client_context=client_context, cognito_identity=cognito, trace_id=options["trace_id"]

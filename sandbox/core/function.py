@@ -50,10 +50,10 @@ _LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 class FunctionConfig:
     """One function version. Raises ConfigError on a value that Lambda would refuse.
 
-    code: a folder (LAMBDA_TASK_ROOT). runtime: the id of a managed runtime ("python3.11"; "python" for whichever is
+    code: a folder or a .zip. runtime: the id of a managed runtime ("python3.11"; "python" for whichever is
     here), or None for a custom runtime: a `bootstrap` in `code` or in a layer. memory_mb: MB of 1,024 KB (EN-071).
-    timeout: seconds; AWS takes whole seconds, a library user may give any positive number up to 900. layers: folders,
-    lowest first. log_format: Text | JSON; log_level: the level of the application's JSON records (EN-011).
+    timeout: seconds; AWS takes whole seconds, a library user may give any positive number up to 900. layers: folders
+    or .zips, lowest first. log_format: Text | JSON; log_level: the level of the application's JSON records (EN-011).
     """
 
     code: str

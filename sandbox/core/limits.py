@@ -26,6 +26,8 @@ TIMEOUT_S: Final = range(1, 900 + 1)  # EN-073
 DEFAULT_TIMEOUT_S: Final = 3  # EN-073
 VARIABLES_LIMIT: Final = 4096  # EN-020: keys and values together
 LAYERS: Final = 5  # EN-054
+PACKAGE_LIMIT: Final = 262_144_000  # EN-054: code and layers unzipped, together
+PACKAGE_ENTRIES: Final = 500_000  # ours: against a small zip that fills a disk with empty files
 FUNCTION_NAME_LENGTH: Final = 64  # EN-079
 HANDLER_LENGTH: Final = 128  # EN-079
 

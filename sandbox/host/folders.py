@@ -16,13 +16,13 @@ _swept = False
 
 
 def make_folder() -> tuple[Path, int]:
-    """A new environment's folder with `tmp` and `opt` in it, and the descriptor of its lock, to be closed after removal."""
+    """A new environment's folder with `tmp`, `task` and `opt` in it, and its lock, a descriptor to be closed after removal."""
     global _swept
     if not _swept:
         _swept = True
         _sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    for name in ("tmp", "opt"):
+    for name in ("tmp", "task", "opt"):
         (folder / name).mkdir()
     lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,9 +16,11 @@ from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import Limits
 from sandbox.host.environment import Environment, Job
 from sandbox.host.environment.job import check_payload
+from sandbox.host.interpreters import Interpreter, Interpreters, default_handler
 from sandbox.host.result import InvokeResult, ResponseStream
-from sandbox.host.runtimes import find_interpreter
 from sandbox.host.scheduler import Scheduler, Throttled
+from sandbox.package.cache import Cache
+from sandbox.package.package import Package, open_package
 from sandbox.telemetry.journal import Journal
 
 __all__ = ["Function", "Host", "Throttled"]
@@ -28,7 +30,9 @@ class Host:
     """Holds functions and their execution environments. Use it as `async with Host() as host`.
 
     limits: the lifecycle's time limits, for tests. clock: time itself, for tests. credentials: the AWS credentials that
-    functions get; dummies unless given. journal: every record goes there; subscribe to see what happens.
+    functions get; dummies unless given. journal: every record goes there; subscribe to see what happens. cache: the folder
+    where unpacked packages are kept (~/.cache/lambda-sandbox). runtime_dirs: folders with interpreters, searched first.
+    nearest_runtime: run the nearest version of an interpreter that is not here, and say so, instead of refusing.
     """
 
     def __init__(
@@ -38,11 +42,16 @@ class Host:
         clock: Clock | None = None,
         credentials: Mapping[str, str] | None = None,
         journal: Journal | None = None,
+        cache: str | Path | None = None,
+        runtime_dirs: Sequence[str | Path] = (),
+        nearest_runtime: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self.clock = clock or SystemClock()
         self.journal = journal or Journal()
         self._credentials = credentials
+        self._interpreters = Interpreters(runtime_dirs, nearest=nearest_runtime)
+        self._cache = Cache(Path(cache) if cache is not None else None)
         self._functions: list[Function] = []
         self._closed = False
 
@@ -65,24 +74,44 @@ class Host:
 
         Raises ConfigError for what Lambda would refuse, Unsupported for what this machine has not.
         """
-        if self._closed:
-            raise ConfigError("the host was closed: it takes no function any more")
+        self._check_open()
         config = code if isinstance(code, FunctionConfig) else FunctionConfig(str(code), **settings)
-        for folder in (config.code, *config.layers):
-            _check_folder(folder)
-        interpreter = find_interpreter(config.runtime)
+        interpreter = self._interpreters.find(config.runtime)
         if interpreter is not None and not config.handler:
-            config = replace(config, handler="lambda_function.lambda_handler")  # what AWS's console makes
-        function = Function(self, config, self._credentials)
+            config = replace(config, handler=default_handler(interpreter.language))
+        package = await asyncio.to_thread(open_package, config.code, config.layers, self._cache)
+        try:
+            self._check_open()  # the world went on meanwhile
+        except ConfigError:
+            package.close()
+            raise
+        function = Function(self, config, package, interpreter, self._credentials)
         self._functions.append(function)
         return function
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("the host was closed: it takes no function any more")
+
 
 class Function:
-    """A deployed function version; made by `Host.deploy`."""
+    """A deployed function version; made by `Host.deploy`.
 
-    def __init__(self, host: Host, config: FunctionConfig, credentials: Mapping[str, str] | None) -> None:
+    interpreter: of its managed runtime, None for a custom one. package: its code and layers; `package.code.left_out` says what
+    of the code's folder no function can get (links that lead out of it, pipes).
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        config: FunctionConfig,
+        package: Package,
+        interpreter: Interpreter | None,
+        credentials: Mapping[str, str] | None,
+    ) -> None:
         self.config = config
+        self.interpreter = interpreter
+        self.package = package
         self._host = host
         self._scheduler = Scheduler(self._make_environment, host.clock)
         self._credentials = credentials
@@ -90,8 +119,10 @@ class Function:
     def _make_environment(self) -> Environment:
         return Environment(
             self.config,
+            self.package,
             self._host.journal,
             self._host.clock,
+            interpreter=self.interpreter,
             limits=self._host.limits,
             credentials=self._credentials,
             on_idle=lambda environment: self._scheduler.idle(environment),
@@ -179,6 +210,7 @@ class Function:
     async def close(self, reason: str = "spindown") -> None:
         """Shuts its environments down."""
         await self._scheduler.close(reason)
+        self.package.close()
 
 
 def _payload(event: Any, payload: bytes | None) -> bytes:
@@ -193,11 +225,3 @@ def _payload(event: Any, payload: bytes | None) -> bytes:
         raise ConfigError(f"the event cannot be written as JSON: {error}") from None
     check_payload(body)
     return body
-
-
-def _check_folder(folder: str) -> None:
-    path = Path(folder)
-    if path.suffix == ".zip" and path.is_file():
-        raise ConfigError(f"{folder}: a .zip is not understood by this version: unpack it and name the folder")
-    if not path.is_dir():
-        raise ConfigError(f"{folder}: there is no such folder")

@@ -19,7 +19,8 @@ _QUEUE_BYTES: Final = 256 * 1024  # a stream's reader may be this far behind bef
 
 
 class Report(NamedTuple):
-    """The figures of REPORT. Times in ms, memory in MB of 1,024 KB. init_duration_ms only after a cold Init (TL-075)."""
+    """The figures of REPORT. Times in ms, memory in MB of 1,024 KB. init_duration_ms only after a cold Init (TL-075).
+    runtime_note: that the interpreter is another one than was asked for, or none of AWS's."""
 
     duration_ms: float
     billed_duration_ms: int
@@ -28,6 +29,7 @@ class Report(NamedTuple):
     status: str
     init_duration_ms: float | None = None
     error_type: str | None = None
+    runtime_note: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The keys of `--json`."""
@@ -37,6 +39,8 @@ class Report(NamedTuple):
         document |= {"memorySizeMB": self.memory_size_mb, "maxMemoryUsedMB": self.max_memory_used_mb, "status": self.status}
         if self.error_type is not None:
             document["errorType"] = self.error_type
+        if self.runtime_note is not None:
+            document["runtimeNote"] = self.runtime_note
         return document
 
 
@@ -100,6 +104,7 @@ class InvokeResult:
             record["status"],
             metrics.get("initDurationMs"),
             record.get("errorType"),
+            record.get("runtimeNote"),
         )
 
     @property

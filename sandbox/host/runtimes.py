@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from sandbox.assets import asset
-from sandbox.core.errors import ConfigError, Unsupported
 from sandbox.core.function import FunctionConfig
+from sandbox.host.interpreters import Interpreter
 from sandbox.process.variables import Identity, Places, runtime_variables
 
-_OWN: Final = f"python{sys.version_info.major}.{sys.version_info.minor}"
-_NOT_YET: Final = ("nodejs", "ruby", "java", "dotnet", "go")
+_FOLDERS: Final = {"python": "python", "nodejs": "node", "ruby": "ruby"}  # of our runtimes, by language
 
 
 class EntrypointError(Exception):
@@ -39,19 +34,28 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the runtime of one environment is started. managed: it is one of ours, and takes the log descriptor."""
+    """How the runtime of one environment is started. With an interpreter it is one of ours, and takes the log descriptor."""
 
-    managed: bool
     places: Places
     variables: Mapping[str, str]
-    interpreter: str | None = None
-    version: str | None = None
+    interpreter: Interpreter | None = None
+
+    @property
+    def managed(self) -> bool:
+        return self.interpreter is not None
+
+    @property
+    def version(self) -> str | None:
+        """runtimeVersion, as INIT_START has it."""
+        one = self.interpreter
+        return f"{one.language}:{one.version}" + (f" ({one.note})" if one.note else "") if one is not None else None
 
     def entry(self) -> Entry:
         """Raises EntrypointError."""
-        if self.managed:
+        interpreter = self.interpreter
+        if interpreter is not None:
             bootstrap = f"{self.places.runtime}/bootstrap"
-            return Entry(bootstrap, [bootstrap, self.interpreter or "", self.places.opt], self.variables)
+            return Entry(bootstrap, [bootstrap, interpreter.path, self.places.opt, interpreter.version], self.variables)
         looked_at = None
         for folder in (self.places.task, self.places.opt):  # DECISIONS "bootstrap search"
             file = Path(folder, "bootstrap")
@@ -69,78 +73,36 @@ class Plan:
         return program or "/var/task/bootstrap"
 
 
-class Interpreter(NamedTuple):
-    """An installed interpreter: its runtime id, its path, its prefix, its version."""
-
-    runtime: str
-    path: str
-    prefix: str
-    version: str
-
-
-def plan(function: FunctionConfig, folder: str, identity: Identity, credentials: Mapping[str, str]) -> Plan:
-    """The plan for an environment whose own files are in `folder`. Raises Unsupported, ConfigError."""
-    interpreter = find_interpreter(function.runtime)
+def plan(
+    function: FunctionConfig, interpreter: Interpreter | None, folder: str, identity: Identity, credentials: Mapping[str, str]
+) -> Plan:
+    """The plan for an environment whose own files are in `folder`; without an interpreter, for a custom runtime."""
     places = Places(
-        task=str(Path(function.code).resolve()),
+        task=f"{folder}/task",
         opt=f"{folder}/opt",
-        runtime=str(asset("runtimes", "python")) if interpreter else f"{folder}/runtime",
+        runtime=str(asset("runtimes", _FOLDERS[interpreter.language])) if interpreter else f"{folder}/runtime",
         tmp=f"{folder}/tmp",
         language=interpreter.prefix if interpreter else None,
     )
-    extra = {"PYTHONPATH": places.runtime} if interpreter else {}  # EN-016
+    extra = _layer_paths(interpreter, places) if interpreter else {}
     variables = runtime_variables(function, places, identity, credentials, extra)
     if interpreter is None:
-        return Plan(False, places, variables)
+        return Plan(places, variables)
     variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{interpreter.runtime}"  # EN-005: the id that runs, not "python"
-    return Plan(True, places, variables, interpreter.path, f"{interpreter.runtime[:6]}:{interpreter.version}")
+    return Plan(places, variables, interpreter)
 
 
-def find_interpreter(runtime: str | None) -> Interpreter | None:
-    """The interpreter of a managed runtime, None for a custom one. Raises Unsupported with what is here."""
-    if runtime is None or runtime.startswith("provided"):
-        return None
-    if not runtime.startswith("python"):
-        if runtime.startswith(_NOT_YET):
-            raise Unsupported(f"runtime {runtime}: this version has managed runtimes for Python only. {_custom_hint()}")
-        raise ConfigError(
-            f"runtime {runtime!r} is not known: python, python3.X, or provided.al2023 for a bootstrap of your own"
-        )
-    found = python_named(_OWN if runtime in ("python", "python3") else runtime)
-    if found is None:
-        names = ", ".join(installed_pythons()) or "none"
-        raise Unsupported(f"runtime {runtime}: no such interpreter is on this machine's PATH; here are: {names}")
-    return found
-
-
-def _custom_hint() -> str:
-    return "A runtime of any language works as a custom runtime: an executable file named bootstrap in the code folder"
-
-
-@cache
-def python_named(name: str) -> Interpreter | None:
-    """The interpreter for a runtime id such as python3.12: the one that runs us, or one on PATH. None if it is not here."""
-    if name == _OWN:
-        version = ".".join(map(str, sys.version_info[:3]))
-        return Interpreter(name, os.path.realpath(sys.executable), sys.base_prefix, version)
-    path = shutil.which(name)
-    return _ask(name, path) if path is not None else None
-
-
-def installed_pythons() -> dict[str, Interpreter]:
-    """All of them, by runtime id, newest first. Slow: it asks each one."""
-    names = [f"python3.{minor}" for minor in range(20, 7, -1)]
-    return {name: found for name in names if (found := python_named(name)) is not None}
-
-
-def _ask(name: str, path: str) -> Interpreter | None:
-    """What an interpreter says of itself; None if it does not run (a version manager's empty shim), or is another one."""
-    code = "import sys; print(sys.executable, sys.base_prefix, '%d.%d.%d' % sys.version_info[:3], sep='\\n')"
-    try:
-        said = subprocess.run([path, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=10, check=True).stdout
-        executable, prefix, version = said.splitlines()
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-    if not version.startswith(name.removeprefix("python") + "."):
-        return None
-    return Interpreter(name, os.path.realpath(executable), prefix, version)
+def _layer_paths(interpreter: Interpreter, places: Places) -> dict[str, str]:
+    """EN-016: where a language finds what is in the layers and in the code."""
+    task, opt, runtime = places.task, places.opt, places.runtime
+    if interpreter.language == "python":
+        return {"PYTHONPATH": runtime}  # our own main sets the rest
+    if interpreter.language == "nodejs":
+        major = interpreter.number[0]
+        modules = [f"{opt}/nodejs/node{major}/node_modules", f"{opt}/nodejs/node_modules", f"{runtime}/node_modules"]
+        return {"NODE_PATH": ":".join([*modules, runtime, task])}
+    abi = f"{interpreter.number[0]}.{interpreter.number[1]}.0"
+    return {
+        "GEM_PATH": f"{task}/vendor/bundle/ruby/{abi}:{opt}/ruby/gems/{abi}",
+        "RUBYLIB": f"{task}:{runtime}/lib:{opt}/ruby/lib",
+    }

@@ -41,7 +41,8 @@ def _report(body: dict[str, Any]) -> str:
     ]
     if "initDurationMs" in metrics:
         parts.append(f"Init Duration: {metrics['initDurationMs']:.2f} ms")
-    return "\t".join(parts + _status(body))
+    note = [f"Runtime: {body['runtimeNote']}"] if "runtimeNote" in body else []
+    return "\t".join(parts + _status(body) + note)
 
 
 def _init_report(body: dict[str, Any]) -> str:

@@ -65,13 +65,16 @@ def deploy(host: Host, folder: MakeFolder) -> Deploy:
 
 
 def code_of(function: Function) -> str:
-    """The code folder as the function sees it."""
-    return str(Path(function.config.code).resolve())
+    """The code folder as the function sees it, once there is an environment."""
+    return function.environments[0].plan.places.task
 
 
 def put(function: Function, name: str, text: str) -> None:
-    """Writes a file into the code folder, as a developer does between two invokes."""
-    Path(function.config.code, name).write_text(text)
+    """Writes a file into the environment's code, which the function itself could not do on Lambda."""
+    file = Path(code_of(function), name)
+    file.parent.chmod(0o755)
+    file.unlink(missing_ok=True)
+    file.write_text(text)
 
 
 def printed(result: InvokeResult) -> list[str]:

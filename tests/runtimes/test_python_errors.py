@@ -51,8 +51,9 @@ async def test_an_error_is_told_as_aws_tells_it(deploy: Deploy) -> None:
 async def test_a_path_with_importlib_in_it_is_still_the_functions_own(host: Host, folder: MakeFolder) -> None:
     code = folder(**{"importlib_demo/app.py": "def handler(event, context):\n    return 1 / 0\n"})
     function = await host.deploy(code, runtime="python", handler="importlib_demo/app.handler", timeout=20)
+    result = await function.invoke()
     frame = f'  File "{code_of(function)}/importlib_demo/app.py", line 2, in handler\n    return 1 / 0\n'
-    assert (await function.invoke()).json()["stackTrace"] == [frame]
+    assert result.json()["stackTrace"] == [frame]
 
 
 async def test_an_error_whose_text_cannot_be_made_or_is_very_long(deploy: Deploy) -> None:

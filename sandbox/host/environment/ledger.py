@@ -17,6 +17,7 @@ from sandbox.core.limits import LAST_OUTPUT_LINES, MIB, RESULT_LOG_LIMIT
 from sandbox.core.parties import milliseconds
 from sandbox.host.environment.job import Job
 from sandbox.host.result import Account
+from sandbox.host.runtimes import Plan
 from sandbox.process.output import Line, Mark
 from sandbox.telemetry.journal import Journal, Record
 
@@ -32,14 +33,15 @@ class Ledger:
         clock: Clock,
         function: FunctionConfig,
         name: str,
-        runtime_version: str | None,
+        plan: Plan,
         measured_peak: Callable[[], int],
     ) -> None:
         self._journal = journal
         self._clock = clock
         self._function = function
         self._name = name
-        self._runtime_version = runtime_version
+        self._runtime_version = plan.version
+        self._note = plan.interpreter.note if plan.interpreter else None
         self._measured_peak = measured_peak
         self._records: deque[Record] = deque()
         self._size = 0
@@ -92,6 +94,8 @@ class Ledger:
         elif type_ == "platform.report":
             record["metrics"]["memorySizeMB"] = self._function.memory_mb
             record["metrics"]["maxMemoryUsedMB"] = -(-self._measured_peak() // MIB)  # BL-016: rounded up
+            if self._note is not None:
+                record["runtimeNote"] = self._note
         elif type_ == "platform.initStart":
             self._wall_offset = self._clock.wall() - self._clock.now()
             self._begin_init(effect.at, record)

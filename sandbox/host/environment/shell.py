@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import socket
 import uuid
 from collections import deque
@@ -30,7 +29,9 @@ from sandbox.host.environment.job import Job
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
 from sandbox.host.folders import make_folder, remove_tree
+from sandbox.host.interpreters import Interpreter
 from sandbox.host.runtimes import Plan, plan
+from sandbox.package.package import Package
 from sandbox.process.variables import DUMMY_CREDENTIALS, Identity
 from sandbox.telemetry.journal import Journal
 from sandbox.wire.http1 import Exchange
@@ -42,16 +43,18 @@ _UNHANDLED = "Unhandled"  # IN-021
 class Environment:
     """One execution environment of one function version. `open`, then `submit` invokes, then `shutdown`.
 
-    on_idle: called when it can take another invoke. take_work: asked for a waiting job just before it would be frozen.
-    on_broken: called when a mistake of ours has ended it.
+    interpreter: of the managed runtime; None for a custom one. on_idle: called when it can take another invoke. take_work:
+    asked for a waiting job just before it would be frozen. on_broken: called when a mistake of ours has ended it.
     """
 
     def __init__(
         self,
         function: FunctionConfig,
+        package: Package,
         journal: Journal,
         clock: Clock,
         *,
+        interpreter: Interpreter | None = None,
         limits: Limits | None = None,
         credentials: Mapping[str, str] | None = None,
         on_idle: Callable[[Environment], None] | None = None,
@@ -59,6 +62,8 @@ class Environment:
         on_broken: Callable[[Environment], None] | None = None,
     ) -> None:
         self.function = function
+        self._package = package
+        self._interpreter = interpreter
         self.clock = clock
         self.limits = limits or Limits()
         self.machine = Machine(limits=self.limits)
@@ -106,16 +111,15 @@ class Environment:
         try:
             await self._processes.open()  # first: it gets ready while the rest is made
             self._folder, self._lock = make_folder()
-            for layer in self.function.layers:  # EN-053: same-named folders merge, the last layer wins
-                await asyncio.to_thread(shutil.copytree, layer, self._folder / "opt", symlinks=True, dirs_exist_ok=True)
+            await asyncio.to_thread(self._package.place, self._folder / "task", self._folder / "opt")
             # RT-002: the listener accepts before any process of the function is started.
             listener = socket.create_server(("127.0.0.1", 0), backlog=256)
             self._server = await asyncio.get_running_loop().create_server(self._api.protocol, sock=listener)
             self.address = f"127.0.0.1:{listener.getsockname()[1]}"
             identity = Identity(self.address, self.name, self.machine.initialization_type)
-            self.plan: Plan = plan(self.function, str(self._folder), identity, self._credentials)
+            self.plan: Plan = plan(self.function, self._interpreter, str(self._folder), identity, self._credentials)
             peak = self._processes.memory.measured_peak
-            self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan.version, peak)
+            self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan, peak)
             self._processes.begin(self.plan, self._ledger)
         except BaseException:
             await self._processes.close()

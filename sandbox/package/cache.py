@@ -1,0 +1,113 @@
+"""Unpacked packages, kept by content: what was unpacked once is there at the next start. Shared by hosts, never by functions.
+
+A tree is made under another name and renamed when it is whole; whoever uses one holds a lock, and what nobody has used for
+a month is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+_UNUSED_AFTER: Final = 30 * 24 * 3600
+
+
+def default_root() -> Path:
+    """$XDG_CACHE_HOME/lambda-sandbox, or ~/.cache/lambda-sandbox, or a folder of the user's where temporary files are."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    for root in (Path(base, "lambda-sandbox"), Path(tempfile.gettempdir(), f"lambda-sandbox-cache-{os.getuid()}")):
+        if root.is_absolute():
+            with contextlib.suppress(OSError):
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if root.stat().st_uid == os.getuid() and os.access(root, os.W_OK):
+                    return root
+    return Path(tempfile.mkdtemp(prefix="lambda-sandbox-cache-"))
+
+
+class Kept:
+    """A tree in the cache that stays there until `release`."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    def release(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+class Cache:
+    """Trees by key, below `root`; that folder is made when something is kept."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self._given = root
+
+    @cached_property
+    def _root(self) -> Path:
+        return (self._given or default_root()) / "packages"
+
+    def keep(self, key: str, make: Callable[[Path], None]) -> Kept:
+        """The tree of that key; `make` fills a new folder if there is none yet. Raises what it raises, and OSError."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = self._locked(key)
+        try:
+            path = self._root / key
+            if not path.is_dir():
+                part = self._root / f"{key}.part"
+                remove(part)  # of a host that was killed
+                part.mkdir(mode=0o700)
+                try:
+                    make(part)
+                except BaseException:
+                    remove(part)
+                    raise
+                part.rename(path)
+                os.utime(lock)
+                self._remove_unused(os.fstat(lock).st_mtime)
+            os.utime(lock)
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        except BaseException:
+            os.close(lock)
+            raise
+        return Kept(path, lock)
+
+    def _locked(self, key: str) -> int:
+        name = self._root / f"{key}.lock"
+        while True:
+            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            if (self._root / key).is_dir():
+                fcntl.flock(lock, fcntl.LOCK_SH)  # whole trees are shared: nobody waits
+            if not (self._root / key).is_dir():
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.fstat(lock).st_ino == name.stat().st_ino:
+                    return lock
+            os.close(lock)  # it was removed in between
+
+    def _remove_unused(self, now: float) -> None:
+        for name in self._root.glob("*.lock"):
+            with contextlib.suppress(OSError):  # in use, or gone: not ours to remove
+                if now - name.stat().st_mtime < _UNUSED_AFTER:
+                    continue
+                lock = os.open(name, os.O_RDWR | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(name.with_suffix(""))
+                    remove(name.with_suffix(".part"))
+                    name.unlink()
+                finally:
+                    os.close(lock)
+
+
+def remove(folder: Path) -> None:
+    """Removes a tree of the cache, if it is there; its folders are the user's own, and writable."""
+    if folder.exists():
+        shutil.rmtree(folder)
