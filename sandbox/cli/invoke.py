@@ -69,7 +69,7 @@ def command(**options: Any) -> int:
         layers=options["layers"],
         region=options["region"],
     )
-    return _run(_invoke(config, payload, options))
+    return run(_invoke(config, payload, options))
 
 
 def read_event(text: str) -> bytes:
@@ -142,7 +142,7 @@ def _host_credentials(choice: str) -> dict[str, str] | None:
     return found
 
 
-def _run(work: Coroutine[Any, Any, int]) -> int:
+def run(work: Coroutine[Any, Any, int]) -> int:
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: slower, otherwise the same
@@ -185,7 +185,7 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
             nearest_runtime=options["nearest_runtime"],
         )
         if not options["as_json"]:
-            journal.subscribe(_print_log)
+            journal.subscribe(print_log)
         try:
             function = await host.deploy(config)
             check_function(function)
@@ -193,7 +193,7 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
                 result = await function.invoke(
                     payload=payload, client_context=client_context, cognito_identity=cognito, trace_id=options["trace_id"]
                 )
-                _print_result(result, options["as_json"])
+                print_result(result, options["as_json"])
                 code = code or exit_code(result)
         finally:
             await host.close(options["shutdown_reason"])
@@ -225,7 +225,7 @@ def _open_journal(path: str | None) -> Iterator[Journal]:
             click.echo(f"sandbox: --journal {path}: {lines.error.strerror}: it is not complete", err=True)
 
 
-def _print_log(record: Record) -> None:
+def print_log(record: Record) -> None:
     from sandbox.telemetry.report import lines_of
 
     lines = lines_of(record)
@@ -238,7 +238,7 @@ def _print_log(record: Record) -> None:
             pass
 
 
-def _print_result(result: InvokeResult, as_json: bool) -> None:
+def print_result(result: InvokeResult, as_json: bool) -> None:
     out = sys.stdout.buffer
     out.write(json.dumps(document(result)).encode() if as_json else result.payload)
     out.write(b"\n")

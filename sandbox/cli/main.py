@@ -13,7 +13,8 @@ from sandbox import __version__
 from sandbox.cli.exits import FAILED, INTERRUPTED, USAGE
 
 _VERBS = {
-    "invoke": "Run a function from a folder, once or several times.",
+    "invoke": "Run a function from a folder or a .zip, once or several times.",
+    "attach": "Serve a runtime that you start yourself, in a debugger or an IDE.",
     "doctor": "Tell what works on this machine, and why something does not.",
 }
 

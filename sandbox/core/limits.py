@@ -35,6 +35,7 @@ HANDLER_LENGTH: Final = 128  # EN-079
 FILE_DESCRIPTORS: Final = 1024  # EN-074
 EXTENSIONS: Final = 10  # EX-010
 ACCOUNT_CONCURRENCY: Final = 1000  # CP: the account's default; beyond it an invoke is throttled
+POLL_LOST: Final = 1.0  # DECISIONS "a user-started runtime": gone for so long, its process is taken to have ended
 REPOLL_WAIT: Final = 0.020  # DECISIONS "invoke that finds no idle environment"
 
 # Measuring (ours)

@@ -20,12 +20,13 @@ _QUEUE_BYTES: Final = 256 * 1024  # a stream's reader may be this far behind bef
 
 class Report(NamedTuple):
     """The figures of REPORT. Times in ms, memory in MB of 1,024 KB. init_duration_ms only after a cold Init (TL-075).
+    max_memory_used_mb: None for a runtime that its user started.
     runtime_note: that the interpreter is another one than was asked for, or none of AWS's."""
 
     duration_ms: float
     billed_duration_ms: int
     memory_size_mb: int
-    max_memory_used_mb: int
+    max_memory_used_mb: int | None
     status: str
     init_duration_ms: float | None = None
     error_type: str | None = None
@@ -100,7 +101,7 @@ class InvokeResult:
             metrics["durationMs"],
             metrics["billedDurationMs"],
             metrics["memorySizeMB"],
-            metrics["maxMemoryUsedMB"],
+            metrics.get("maxMemoryUsedMB"),
             record["status"],
             metrics.get("initDurationMs"),
             record.get("errorType"),

@@ -37,7 +37,7 @@ def _report(body: dict[str, Any]) -> str:
         f"Duration: {metrics['durationMs']:.2f} ms",
         f"Billed Duration: {metrics['billedDurationMs']} ms",
         f"Memory Size: {metrics['memorySizeMB']} MB",
-        f"Max Memory Used: {metrics['maxMemoryUsedMB']} MB",
+        f"Max Memory Used: {metrics['maxMemoryUsedMB']} MB" if "maxMemoryUsedMB" in metrics else f"Max Memory Used: {UNKNOWN}",
     ]
     if "initDurationMs" in metrics:
         parts.append(f"Init Duration: {metrics['initDurationMs']:.2f} ms")

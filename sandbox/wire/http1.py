@@ -37,6 +37,8 @@ _WANTED: Final = frozenset(
         b"lambda-runtime-invocation-id",
         b"origin",
         b"sec-fetch-site",
+        b"x-amz-client-context",
+        b"x-amzn-trace-id",
     }
 )
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})

@@ -34,7 +34,7 @@ class Ledger:
         function: FunctionConfig,
         name: str,
         plan: Plan,
-        measured_peak: Callable[[], int],
+        measured_peak: Callable[[], int | None],
     ) -> None:
         self._journal = journal
         self._clock = clock
@@ -93,7 +93,8 @@ class Ledger:
             self._wall_offset = self._clock.wall() - self._clock.now()  # fresh for each invoke: the wall clock may be set
         elif type_ == "platform.report":
             record["metrics"]["memorySizeMB"] = self._function.memory_mb
-            record["metrics"]["maxMemoryUsedMB"] = -(-self._measured_peak() // MIB)  # BL-016: rounded up
+            if (peak := self._measured_peak()) is not None:
+                record["metrics"]["maxMemoryUsedMB"] = -(-peak // MIB)  # BL-016: rounded up
             if self._note is not None:
                 record["runtimeNote"] = self._note
         elif type_ == "platform.initStart":

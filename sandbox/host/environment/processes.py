@@ -72,6 +72,10 @@ class Processes:
         self._devnull = os.open(os.devnull, os.O_RDWR)
         await self._tree.start()
 
+    def measured_peak(self) -> int | None:
+        """The environment's peak in bytes; None where it cannot be known."""
+        return self.memory.measured_peak()
+
     def begin(self, plan: Plan, ledger: Ledger) -> None:
         """What to start, and where its output goes; before the first Spawn."""
         self._plan = plan

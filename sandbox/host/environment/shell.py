@@ -50,7 +50,7 @@ class Environment:
     def __init__(
         self,
         function: FunctionConfig,
-        package: Package,
+        package: Package | None,
         journal: Journal,
         clock: Clock,
         *,
@@ -74,7 +74,7 @@ class Environment:
         self._on_idle = on_idle
         self._take_work = take_work
         self._on_broken = on_broken
-        self._api = RuntimeApi(self.feed, self._before_poll)
+        self._api = self._make_api()
         self._inbox: deque[Event] = deque()
         self._handle, self._now = self.machine.handle, clock.now
         self._busy = False
@@ -105,26 +105,38 @@ class Environment:
 
     async def open(self) -> None:
         """Makes the listener, the folders and the first process; Init has not begun yet. Raises SandboxError, OSError."""
-        self._processes = Processes(
-            self.clock, self.limits, self.function.memory_mb, self.feed, self._break, self._api.has_unread
-        )
+        self._processes = self._make_processes()
         try:
             await self._processes.open()  # first: it gets ready while the rest is made
             self._folder, self._lock = make_folder()
-            await asyncio.to_thread(self._package.place, self._folder / "task", self._folder / "opt")
             # RT-002: the listener accepts before any process of the function is started.
-            listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+            listener = self._listen()
             self._server = await asyncio.get_running_loop().create_server(self._api.protocol, sock=listener)
             self.address = f"127.0.0.1:{listener.getsockname()[1]}"
             identity = Identity(self.address, self.name, self.machine.initialization_type)
-            self.plan: Plan = plan(self.function, self._interpreter, str(self._folder), identity, self._credentials)
-            peak = self._processes.memory.measured_peak
+            self.plan: Plan = await self._furnish(self._folder, identity)
+            peak = self._processes.measured_peak
             self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan, peak)
             self._processes.begin(self.plan, self._ledger)
         except BaseException:
             await self._processes.close()
             await self._remove()
             raise
+
+    def _make_api(self) -> RuntimeApi:
+        return RuntimeApi(self.feed, self._before_poll)
+
+    def _make_processes(self) -> Processes:
+        return Processes(self.clock, self.limits, self.function.memory_mb, self.feed, self._break, self._api.has_unread)
+
+    def _listen(self) -> socket.socket:
+        return socket.create_server(("127.0.0.1", 0), backlog=256)
+
+    async def _furnish(self, folder: Path, identity: Identity) -> Plan:
+        """Puts code and layers into its folder."""
+        assert self._package is not None
+        await asyncio.to_thread(self._package.place, folder / "task", folder / "opt")
+        return plan(self.function, self._interpreter, str(folder), identity, self._credentials)
 
     def start(self) -> None:
         """Begins Init without an invoke."""
