@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -77,25 +76,25 @@ def _has(module: str) -> bool:
 
 @click.command("doctor", short_help="Tell what works on this machine, and why something does not.")
 @click.argument("code", required=False)
-def command(code: str | None) -> int:
-    """Tell what works on this machine, and why something does not; with CODE, whether that folder can be started."""
+@click.option("--runtime", metavar="ID", help="With CODE: look for the handler of this managed runtime.")
+@click.option("--handler", metavar="H", default="", help="With CODE: module.function.")
+@click.option("--runtime-dir", "runtime_dirs", metavar="DIR", multiple=True, help="A folder with interpreters, searched first.")
+def command(code: str | None, runtime: str | None, handler: str, runtime_dirs: tuple[str, ...]) -> int:
+    """Tell what works on this machine, and why something does not; with CODE, a folder or .zip, whether that can be run as a
+    function or as a layer: what is missing, in the wrong place, for another machine, or not executable.
+    """
     click.echo(f"{platform.system()} {platform.release()}, Python {platform.python_version()}")
-    for finding in findings():
+    for finding in findings(runtime_dirs):
         click.echo(f"{'ok  ' if finding.works else 'no  '}{finding.name}: {finding.text}")
     if code is None:
         return OK
-    problem = _examine(Path(code))
-    click.echo(f"{'no  ' if problem else 'ok  '}{code}: {problem or 'a bootstrap that can be started'}")
-    return USAGE if problem else OK
+    from sandbox.host.examine import examine
+    from sandbox.host.interpreters import Interpreters
 
-
-def _examine(code: Path) -> str | None:
-    """What is wrong with a folder's bootstrap; None if nothing is."""
-    from sandbox.host.environment.diagnosis import entrypoint_hints
-
-    if not code.is_dir():
-        return "there is no such folder"
-    file = code / "bootstrap"
-    if not file.exists():
-        return "it has no bootstrap; it needs a managed runtime: sandbox invoke --runtime python --handler module.function"
-    return "; ".join(entrypoint_hints(str(file))) or None
+    what, remarks = examine(code, runtime, handler, Interpreters(runtime_dirs))
+    failing = [remark.text for remark in remarks if remark.fails]
+    for remark in remarks:
+        click.echo(f"{'no  ' if remark.fails else 'note'}{'' if remark.fails else ' '}{code}: {remark.text}")
+    if not failing:
+        click.echo(f"ok  {code}: {what}")
+    return USAGE if failing else OK

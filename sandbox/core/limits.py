@@ -27,6 +27,7 @@ DEFAULT_TIMEOUT_S: Final = 3  # EN-073
 VARIABLES_LIMIT: Final = 4096  # EN-020: keys and values together
 LAYERS: Final = 5  # EN-054
 PACKAGE_LIMIT: Final = 262_144_000  # EN-054: code and layers unzipped, together
+DIRECT_UPLOAD: Final = 52_428_800  # EN-054: a zip in a request; a larger one goes by way of S3
 PACKAGE_ENTRIES: Final = 500_000  # ours: against a small zip that fills a disk with empty files
 FUNCTION_NAME_LENGTH: Final = 64  # EN-079
 HANDLER_LENGTH: Final = 128  # EN-079

@@ -65,6 +65,16 @@ class Plan:
                     return Entry(str(file), [str(file)], self.variables)
         raise EntrypointError("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]", looked_at)
 
+    def source(self, program: str | None, code: str) -> str | None:
+        """A program's path as its author knows it: what is in the function's own folders are copies."""
+        task, opt = self.places.task + "/", self.places.opt + "/"
+        if program is None or not program.startswith((task, opt)):
+            return program
+        if program.startswith(opt):
+            return f"{program.removeprefix(opt)} (from a layer)"
+        name = program.removeprefix(task)
+        return f"{code}/{name}" if Path(code).is_dir() else f"{name} (in {code})"
+
     def shown(self, program: str | None) -> str:
         """A program's path as the function would see it on Lambda."""
         for place, name in ((self.places.task, "/var/task"), (self.places.opt, "/opt"), (self.places.runtime, "/var/runtime")):

@@ -141,9 +141,9 @@ def _tree(name: str, mount: str, file: BinaryIO, zipped: zipfile.ZipFile) -> Tre
         if kind == stat.S_IFLNK:
             links.append((entry_name, info))
         elif kind == stat.S_IFDIR:
-            tree.add(entry_name, Entry("folder", (_mode(info) or 0o755) | 0o755, 0, "", None))
+            tree.add(entry_name, Entry("folder", _mode(info) or 0o755, 0, "", None))
         else:
-            tree.add(entry_name, Entry("file", (_mode(info) or 0o644) | 0o444, info.file_size, "", _Named(archive, entry_name)))
+            tree.add(entry_name, Entry("file", _mode(info) or 0o644, info.file_size, "", _Named(archive, entry_name)))
     archive.check_overlaps()
     for entry_name, _ in links:
         try:

@@ -53,9 +53,9 @@ def read_folder(path: Path, mount: str, *, strict: bool = True) -> Tree:
                 about = item.stat(follow_symlinks=False)
                 mode = stat.S_IMODE(about.st_mode) & 0o777
                 if stat.S_ISREG(about.st_mode):
-                    entries[name] = Entry("file", mode | 0o444, about.st_size, "", source)
+                    entries[name] = Entry("file", mode, about.st_size, "", source)
                 elif stat.S_ISDIR(about.st_mode):
-                    entries[name] = Entry("folder", mode | 0o755, 0, "", None)
+                    entries[name] = Entry("folder", mode, 0, "", None)
                     folders.append(name)
                 elif stat.S_ISLNK(about.st_mode):
                     entries[name] = Entry("link", 0o777, 0, os.readlink(f"{path}/{name}"), None)

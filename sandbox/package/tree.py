@@ -28,7 +28,7 @@ class Source(Protocol):
 
 
 class Entry(NamedTuple):
-    """A file, folder or link. mode: permission bits. target: where a link leads, as it is written in the package."""
+    """A file, folder or link. mode: permission bits, target: where a link leads, both as they are in the package."""
 
     kind: Literal["file", "folder", "link"]
     mode: int

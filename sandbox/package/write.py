@@ -1,4 +1,8 @@
-"""Writes a tree into a new, empty folder. No entry lies below a link, so nothing is ever written through one."""
+"""Writes a tree into a new, empty folder. No entry lies below a link, so nothing is ever written through one.
+
+Everything can be read by everybody, whatever its mode: a zip made with a strict umask would not run on Lambda, where the code
+belongs to another user; `sandbox doctor CODE` tells of that.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +52,7 @@ def _write(tree: Tree, where: Path, links: dict[str, str], *, frozen: bool) -> N
         else:
             _write_file(path, name, entry, mask)
     for path, entry in reversed(folders):
-        os.chmod(path, entry.mode & mask)
+        os.chmod(path, (entry.mode | 0o755) & mask)
     os.chmod(root, 0o755 & mask)
 
 
@@ -57,6 +61,6 @@ def _write_file(path: str, name: str, entry: Entry, mask: int) -> None:
     try:
         assert entry.source is not None
         entry.source.copy(name, fd)
-        os.fchmod(fd, entry.mode & mask)
+        os.fchmod(fd, (entry.mode | 0o444) & mask)
     finally:
         os.close(fd)

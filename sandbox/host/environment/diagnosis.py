@@ -24,6 +24,7 @@ class Scene(NamedTuple):
     last_lines: list[str]
     memory: int
     program: str | None
+    source: str | None  # what the program was copied from
     command: str | None
 
 
@@ -49,7 +50,7 @@ def hints(scene: Scene) -> list[str]:
     """What to try, as far as the scene allows a good guess."""
     found: list[str] = []
     if scene.error_type == errors.INVALID_ENTRYPOINT:
-        found += entrypoint_hints(scene.program) or [f"see whether it runs by hand: {scene.program}"]
+        found += entrypoint_hints(scene.program, scene.source) or [f"see whether it runs by hand: {scene.source}"]
     elif scene.error_type == errors.OUT_OF_MEMORY:
         used = -(-scene.memory // (1024 * 1024))
         found.append(
@@ -91,40 +92,45 @@ def _exit_hints(scene: Scene) -> list[str]:
     return ["see its last output, and what in the function or the runtime calls exit, or was killed"]
 
 
-def entrypoint_hints(program: str | None) -> list[str]:
-    """Why this file cannot be run (users.md row 20: exec bit, CRLF, missing interpreter); nothing if it looks right."""
+def entrypoint_hints(program: str | None, name: str | None = None) -> list[str]:
+    """Why this file cannot be run (users.md row 20: exec bit, CRLF, missing interpreter); nothing if it looks right.
+
+    name: what to call it for the reader, who knows the file that it was copied from.
+    """
     if program is None:
         return ["put an executable file named bootstrap in the code folder, or name a managed runtime with --runtime"]
     path = Path(program)
+    name = name or program
     if not path.is_file():
-        return [f"{program} is not a file"]
+        return [f"{name} is not a file"]
     if not path.stat().st_mode & 0o111:
-        return [f"{program} is there but not executable: chmod +x {program}"]
+        return [f"{name} is there but not executable: chmod +x {name}"]
     with path.open("rb") as file:
         head = file.read(1024)
     if head.startswith(b"#!"):
-        return _shebang_hints(program, head.partition(b"\n")[0])
+        return _shebang_hints(name, head.partition(b"\n")[0])
     if head.startswith(b"\x7fELF"):
-        return _elf_hints(program, head)
-    return [f"{program} does not begin with #! and is no binary of this machine: is its first line missing?"]
+        hint = elf_hint(name, head)
+        return [hint] if hint else []
+    return [f"{name} does not begin with #! and is no binary of this machine: is its first line missing?"]
 
 
-def _shebang_hints(program: str, first: bytes) -> list[str]:
+def _shebang_hints(name: str, first: bytes) -> list[str]:
     if first.endswith(b"\r"):
-        return [f"the first line of {program} ends in CR LF (Windows line ends): sed -i 's/\\r$//' {program}"]
+        return [f"the first line of {name} ends in CR LF (Windows line ends): sed -i 's/\\r$//' {name}"]
     words = [os.fsdecode(word) for word in first[2:].split()]
     interpreter = words[0] if words else ""
     if not (Path(interpreter).is_file() and os.access(interpreter, os.X_OK)):
-        return [f"the interpreter {interpreter!r} in the first line of {program} is not on this machine"]
+        return [f"the interpreter {interpreter!r} in the first line of {name} is not on this machine"]
     if Path(interpreter).name == "env" and len(words) == 2 and shutil.which(words[1]) is None:
-        return [f"the interpreter {words[1]!r} in the first line of {program} is not on this machine's PATH"]
+        return [f"the interpreter {words[1]!r} in the first line of {name} is not on this machine's PATH"]
     return []
 
 
-def _elf_hints(program: str, head: bytes) -> list[str]:
+def elf_hint(name: str, head: bytes) -> str | None:
     """Compares e_machine with that of the interpreter that runs us."""
     with open(sys.executable, "rb") as file:
         ours = file.read(20)
     if ours.startswith(b"\x7fELF") and head[18:20] != ours[18:20]:
-        return [f"{program} is a program for another machine (its processor is of another kind): file {program}"]
-    return []
+        return f"{name} is a program for another machine (its processor is of another kind): file {name}"
+    return None

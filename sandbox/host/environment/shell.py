@@ -339,6 +339,7 @@ class Environment:
             list(self._ledger.last_lines),
             self._processes.memory.now,
             self._processes.program,
+            self.plan.source(self._processes.program, self.function.code),
             self._processes.command,
         )
         self._ledger.diagnosis(explain(scene), job.request_id)

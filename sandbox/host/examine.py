@@ -1,0 +1,213 @@
+"""Looks into a package before it is run: what on Lambda, or here, would fail at Init with a message that helps nobody."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sandbox.core.errors import SandboxError
+from sandbox.core.limits import DIRECT_UPLOAD, PACKAGE_LIMIT
+from sandbox.host.environment.diagnosis import elf_hint, entrypoint_hints
+from sandbox.host.folders import remove_tree
+from sandbox.host.interpreters import Interpreter, Interpreters, default_handler
+from sandbox.package.cache import Cache
+from sandbox.package.package import Package, open_package
+
+_LAYER: Final = {"python", "nodejs", "ruby", "java", "bin", "lib", "extensions", "dotnetcore", "php", "opt"}  # EN-055
+_SUFFIXES: Final = {"python": (".py",), "nodejs": (".js", ".mjs", ".cjs"), "ruby": (".rb",)}
+_HEAD: Final = 64
+
+
+class Remark(NamedTuple):
+    """One finding. fails: with it the function does not start; else it is worth knowing."""
+
+    fails: bool
+    text: str
+
+
+def examine(code: str, runtime: str | None, handler: str, interpreters: Interpreters) -> tuple[str, list[Remark]]:
+    """What a folder or .zip is (in words), and what is wrong with it."""
+    with tempfile.TemporaryDirectory(prefix="lambda-sandbox-doctor-") as folder:
+        where = Path(folder)
+        try:
+            package = open_package(code, (), Cache(where / "cache"))
+        except SandboxError as error:
+            return "no package", [Remark(True, str(error).removeprefix(f"{Path(code).resolve()}: ").removeprefix(f"{code}: "))]
+        try:
+            (where / "task").mkdir()
+            (where / "opt").mkdir()
+            package.place(where / "task", where / "opt")
+            return _examine(Path(code), where / "task", package, runtime, handler, interpreters)
+        finally:
+            package.close()
+            remove_tree(where / "task")
+
+
+def _examine(
+    code: Path, root: Path, package: Package, runtime: str | None, handler: str, interpreters: Interpreters
+) -> tuple[str, list[Remark]]:
+    remarks = list(_size(code, package))
+    remarks += [Remark(False, f"left out: {what}") for what in package.code.left_out]
+    remarks += _modes(package)
+    remarks += _programs(root, package)
+    if runtime is None and not handler and _is_layer(package):
+        return "a layer", remarks + list(_layer(package))
+    try:
+        interpreter = interpreters.find(runtime)
+    except SandboxError as error:
+        return "a function", [*remarks, Remark(True, str(error))]
+    if interpreter is not None:
+        return f"a function for {interpreter.runtime}", remarks + list(_managed(root, package, interpreter, handler))
+    if "bootstrap" in package.code.entries:
+        hints = entrypoint_hints(str(root / "bootstrap"), f"{code}/bootstrap" if code.is_dir() else "bootstrap")
+        return "a bootstrap that can be started" if not hints else "a bootstrap", remarks + [Remark(True, h) for h in hints]
+    return "a function without a bootstrap", [*remarks, Remark(True, _no_bootstrap(package))]
+
+
+def _size(code: Path, package: Package) -> Iterator[Remark]:
+    size = package.code.size
+    if size > PACKAGE_LIMIT * 0.8:
+        yield Remark(False, f"{size:,} bytes unzipped: with its layers a function may have {PACKAGE_LIMIT:,}")
+    if code.is_file() and code.stat().st_size > DIRECT_UPLOAD:
+        yield Remark(False, f"the zip has {code.stat().st_size:,} bytes: more than {DIRECT_UPLOAD:,} go by way of S3 only")
+
+
+def _modes(package: Package) -> Iterator[Remark]:
+    """On Lambda the code belongs to another user than the one that runs it."""
+    closed = [
+        name
+        for name, entry in package.code.entries.items()
+        if (entry.kind == "file" and not entry.mode & 0o004) or (entry.kind == "folder" and entry.mode & 0o005 != 0o005)
+    ]
+    if closed:
+        yield Remark(False, f"{_some(closed)}: not readable for others, and on Lambda another user runs it: chmod -R o+rX")
+
+
+def _programs(root: Path, package: Package) -> Iterator[Remark]:
+    """Extensions that cannot be started; shared libraries for other machines."""
+    for name, entry in package.code.entries.items():
+        if entry.kind != "file":
+            continue
+        if re.fullmatch(r"extensions/[^/]+", name):
+            yield from (Remark(True, hint) for hint in entrypoint_hints(str(root / name), name))
+        elif name.endswith((".so", ".node")) or ".so." in name:
+            with (root / name).open("rb") as file:
+                head = file.read(_HEAD)
+            if head.startswith(b"\x7fELF"):
+                if (hint := elf_hint(name, head)) is not None:
+                    yield Remark(True, hint)
+            elif head:
+                yield Remark(True, f"{name} is no library for Linux: install the package for Linux (pip --platform, npm --os)")
+
+
+def _is_layer(package: Package) -> bool:
+    top = {name.partition("/")[0] for name in package.code.entries}
+    return (
+        bool(top & _LAYER) and "bootstrap" not in top and not any(name.endswith((".py", ".js", ".mjs", ".rb")) for name in top)
+    )
+
+
+def _layer(package: Package) -> Iterator[Remark]:
+    names = package.code.entries
+    if any(name.startswith("opt/") for name in names):
+        yield Remark(True, "the folder opt/ is inside the layer: its contents would be in /opt/opt; pack what is in it")
+    if (
+        "nodejs" in names
+        and "nodejs/node_modules" not in names
+        and not any(re.match(r"nodejs/node\d+/node_modules", n) for n in names)
+    ):
+        yield Remark(True, "nodejs/ has no node_modules in it: require() looks in nodejs/node_modules")
+    if "ruby" in names and "ruby/lib" not in names and "ruby/gems" not in names:
+        yield Remark(True, "ruby/ has neither lib nor gems/VERSION in it: nothing in it is found")
+
+
+def _managed(root: Path, package: Package, interpreter: Interpreter, handler: str) -> Iterator[Remark]:
+    yield from _compiled(package, interpreter)
+    handler = handler or default_handler(interpreter.language)
+    if "." not in handler:
+        yield Remark(True, f"the handler {handler!r} has no dot: it is module.function")
+        return
+    folder, _, base = handler.rpartition("/")
+    module, _, function = base.partition(".") if interpreter.language != "python" else base.rpartition(".")
+    stem = (f"{folder}/" if folder else "") + (module.replace(".", "/") if interpreter.language == "python" else module)
+    suffixes = _SUFFIXES[interpreter.language]
+    names = package.code.entries
+    file = next((stem + suffix for suffix in suffixes if stem + suffix in names), None)
+    if file is None and interpreter.language == "python" and f"{stem}/__init__.py" in names:
+        file = f"{stem}/__init__.py"
+    if file is None:
+        yield Remark(
+            True,
+            f"handler {handler}: there is no {' or '.join(stem + s for s in suffixes)}{_elsewhere(package, stem, suffixes)}",
+        )
+        return
+    problem = _function(root / file, file, function, interpreter.language)
+    if problem:
+        yield Remark(True, f"handler {handler}: {problem}")
+
+
+def _elsewhere(package: Package, stem: str, suffixes: tuple[str, ...]) -> str:
+    wanted = tuple(f"/{stem.rpartition('/')[2]}{suffix}" for suffix in suffixes)
+    found = [name for name in package.code.entries if name.endswith(wanted)]
+    if found:
+        return f"; it is in {found[0]}: pack what is in the folder, not the folder itself, or name the handler {found[0]}"
+    there = [name for name in package.code.entries if "/" not in name and name.endswith(suffixes)]
+    return f"; here are {_some(there)}" if there else ""
+
+
+def _function(path: Path, name: str, function: str, language: str) -> str | None:
+    """Why a handler is not in its file, as far as reading the file can tell."""
+    text = path.read_text("utf-8", "replace")
+    if language != "python":
+        last = re.escape(function.rpartition(".")[2])
+        return None if re.search(rf"\b{last}\b", text) else f"{name} has no {function!r} in it"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(text)
+    except (SyntaxError, ValueError) as error:
+        return f"{name} cannot be read as Python: {error}"
+    return None if function in set(_python_names(tree)) else f"{name} defines no {function!r}"
+
+
+def _python_names(tree: ast.AST) -> Iterator[str]:
+    """Every name that a module may get: what it defines, assigns or imports, at any depth but inside functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.Name):
+            yield node.id
+        yield from _python_names(node)
+
+
+def _compiled(package: Package, interpreter: Interpreter) -> Iterator[Remark]:
+    """Python's extension modules are for one version each."""
+    if interpreter.language != "python":
+        return
+    tag = "cpython-{}{}".format(*interpreter.number[:2])
+    other = [n for n in package.code.entries if (m := re.search(r"\.(cpython-\d+)[^/]*\.so$", n)) and m[1] != tag]
+    if other:
+        yield Remark(
+            True, f"{_some(other)}: compiled for another Python than {interpreter.runtime}: install it for that version"
+        )
+
+
+def _no_bootstrap(package: Package) -> str:
+    tops = {name.partition("/")[0] for name in package.code.entries}
+    inside = [name for name in package.code.entries if name.endswith("/bootstrap")]
+    if inside:
+        return f"it has no bootstrap at its top; it is in {inside[0]}: pack what is in the folder, not the folder itself"
+    language = next((lang for lang, suffixes in _SUFFIXES.items() if any(name.endswith(suffixes) for name in tops)), "python")
+    return f"it has no bootstrap; it needs a managed runtime: sandbox invoke --runtime {language} --handler module.function"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
