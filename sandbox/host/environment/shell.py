@@ -278,6 +278,9 @@ class Environment:
         import binascii
 
         result = job.result
+        if job.stream is not None and job.stream.content_type is None:  # it came whole: what was sent stays sent
+            job.stream.content_type = result.content_type
+            job.stream.push(exchange.body)
         result.function_error, result.status = _UNHANDLED, "error"
         result.error_type = error_type.decode("latin-1")
         try:
@@ -340,7 +343,7 @@ class Environment:
             self._processes.memory.now,
             self._processes.program,
             self.plan.source(self._processes.program, self.function.code),
-            self._processes.command,
+            self.plan.source(self._processes.command, self.function.code),
         )
         self._ledger.diagnosis(explain(scene), job.request_id)
 
