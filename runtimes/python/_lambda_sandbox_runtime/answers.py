@@ -1,5 +1,7 @@
 """A handler's result as JSON, as AWS's runtime writes it: Decimal exactly, named tuples as objects, bytes as text."""
 
+from __future__ import annotations
+
 import json
 import sys
 
@@ -37,6 +39,6 @@ def _objects(value: object) -> object:
         return {key: _objects(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {key: _objects(item) for key, item in value._asdict().items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [_objects(item) for item in value]
     return value

@@ -1,5 +1,7 @@
 """The handler's second argument."""
 
+from __future__ import annotations
+
 import json
 import os
 import time

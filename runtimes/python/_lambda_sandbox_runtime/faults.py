@@ -1,5 +1,7 @@
 """How errors are told: the document that the caller gets, the cause for X-Ray, the text in the log."""
 
+from __future__ import annotations
+
 import importlib
 import json
 import os

@@ -1,5 +1,7 @@
 """Finds the handler: `module.function`, `folder/module.function`, `package.module.function`."""
 
+from __future__ import annotations
+
 import importlib
 import sys
 from collections.abc import Callable

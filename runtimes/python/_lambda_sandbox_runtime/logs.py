@@ -3,6 +3,8 @@
 A frame is u32 type | u32 length | u64 µs | message, big endian; one record stays one record, however many lines it has.
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import os

@@ -1,5 +1,7 @@
 """The loop: load the handler, then event by event."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os

@@ -14,13 +14,18 @@ from sandbox.wire.runtime_api import LastCall
 
 
 class Scene(NamedTuple):
-    """What is known about a failure. last_lines: the newest output of the process. memory: bytes in use at the end."""
+    """What is known about a failure.
+
+    deliveries: how often the event was given to the runtime. last_lines: the newest output of the process. memory: bytes in
+    use at the end.
+    """
 
     error_type: str
     message: str
     phase: str
     function: FunctionConfig
     last_call: LastCall | None
+    deliveries: int
     last_lines: list[str]
     memory: int
     program: str | None
@@ -74,6 +79,11 @@ def hints(scene: Scene) -> list[str]:
 def _timeout_hint(scene: Scene) -> str:
     if scene.last_call is None:
         return "the runtime never asked for an event (GET /2018-06-01/runtime/invocation/next): is it the right program?"
+    if scene.deliveries > 1:
+        return (
+            f"it asked for an event {scene.deliveries} times and was given this one again each time, for it had not answered: "
+            "what did it print when it could not post its answer?"
+        )
     if scene.last_call.target.endswith("/response") and scene.last_call.status == 202:
         return "it had answered, but did not ask for the next event: what does it do after the response?"
     return "raise the timeout, or see what the function waits for (network, a lock, an event loop that does not end)"

@@ -32,6 +32,7 @@ class Job:
         "arn",
         "client_context",
         "cognito_identity",
+        "deliveries",
         "event",
         "invocation_id",
         "is_reported",
@@ -78,6 +79,7 @@ class Job:
         self.tenant_id = _checked("tenant id", tenant_id, _TENANT, _TENANT_WORDS) if tenant_id is not None else None
         self.stream = stream
         self.event: InvocationEvent | None = None
+        self.deliveries = 0  # how often a poll was answered with it
         self.started = False  # its START has been told
         self.answered: asyncio.Future[None] = loop.create_future()
         self.is_reported = False

@@ -232,6 +232,7 @@ class Environment:
             left = self.machine.invocations[effect.invocation_id].deadline - self.clock.now()
             job.deliver_as(int((self.clock.wall() + left) * 1000))  # RT-023: epoch milliseconds
         assert job.event is not None
+        job.deliveries += 1
         if not self._api.deliver(effect.conn, job.event):
             self._inbox.append(ClientGone(effect.conn))
 
@@ -339,6 +340,7 @@ class Environment:
             effect.phase,
             self.function,
             self._api.last_call,
+            job.deliveries,
             list(self._ledger.last_lines),
             self._processes.memory.now,
             self._processes.program,
