@@ -714,3 +714,14 @@ def test_a_tree_of_thousands_is_frozen_and_killed_and_no_bystander() -> None:
     argv = [*apart, PYTHON, "-c", CROWD]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=50, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+async def test_a_program_that_is_still_open_for_writing_is_waited_for(world: World, tree: str, tmp_path: Path) -> None:
+    """A copy that was made a moment ago can be held open by a process that was forked meanwhile, until it has called exec."""
+    if tree == "plain":
+        pytest.skip("the plain tree reports it")
+    program = tmp_path / "program"
+    shutil.copy("/bin/true", program)
+    holder = open(program, "ab")  # noqa: SIM115 (closed by the loop)
+    asyncio.get_running_loop().call_later(0.02, holder.close)
+    assert (await (await world.start(str(program))).ended).code == 0

@@ -116,7 +116,12 @@ static void become(struct program *p, int *fds, int nfds, volatile int *failed, 
     umask(022);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    execve(p->file, p->argv, p->envp);
+    /* A program that has just been copied may still be open for writing in a process that was forked meanwhile. */
+    for (int tries = 0; tries < 50; tries++) {
+        execve(p->file, p->argv, p->envp);
+        if (errno != ETXTBSY) break;
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
 fail:
     *failed = errno;
     _exit(127);
