@@ -91,7 +91,7 @@ class Client {
   _head(method, path, fields) {
     let text = `${method} ${BASE}${path} HTTP/1.1\r\nHost: ${this.address}\r\nUser-Agent: lambda-sandbox-node\r\n`;
     for (const [name, value] of Object.entries(fields)) {
-      for (const one of Array.isArray(value) ? value : [value]) text += `${name}: ${one}\r\n`;
+      for (const one of Array.isArray(value) ? value : [value]) text += `${name}: ${String(one).replace(/[\r\n\0]/g, ' ')}\r\n`;
     }
     return Buffer.from(`${text}\r\n`);
   }

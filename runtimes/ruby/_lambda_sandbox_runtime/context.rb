@@ -13,7 +13,7 @@ class LambdaContext
   def initialize(headers)
     @clock_difference = Process.clock_gettime(Process::CLOCK_REALTIME, :millisecond) - now
     @deadline_ms = headers["lambda-runtime-deadline-ms"].to_i
-    @aws_request_id = headers["lambda-runtime-aws-request-id"]
+    @aws_request_id = headers["lambda-runtime-aws-request-id"].dup # the handler may change it as it likes
     @invoked_function_arn = headers["lambda-runtime-invoked-function-arn"]
     @tenant_id = filled(headers["lambda-runtime-aws-tenant-id"])
     @log_group_name = ENV.fetch("AWS_LAMBDA_LOG_GROUP_NAME", nil)

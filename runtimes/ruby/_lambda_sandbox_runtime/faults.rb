@@ -19,7 +19,7 @@ module LambdaSandboxRuntime
       {
         errorMessage: message(error),
         errorType: "#{kind}<#{error.class}>",
-        stackTrace: frames(error).first(TRACE).map { |frame| clean(frame) }
+        stackTrace: frames(error).first(TRACE)
       }
     end
 
@@ -31,23 +31,24 @@ module LambdaSandboxRuntime
     def cause(error, kind)
       stack = frames(error).first(CAUSE_TRACE).map do |frame|
         path, line, label = frame.match(/\A(.*?):(\d+)(?::in [`'](.*)')?/m)&.captures
-        { path: clean(path || frame), line: line.to_i, label: clean(label || "") }
+        { path: path || frame, line: line.to_i, label: label || "" }
       end
       what = { message: message(error), type: "#{kind}<#{error.class}>", stack: stack }
       header = JSON.generate(working_directory: Dir.pwd, paths: stack.map { |frame| frame[:path] }.uniq, exceptions: [what])
       header if header.bytesize < CAUSE_LIMIT
     end
 
-    # Before Ruby 3.2 suggestions and snippets of source are part of a message: AWS's rubies are newer, and have it bare.
     def message(error)
-      clean(error.respond_to?(:original_message) ? error.original_message : error.message)
+      clean(error.message)
     rescue Exception # rubocop:disable Lint/RescueException (a message that fails must not hide the error itself)
       "#{error.class}: its message cannot be made"
     end
 
     # From the function's own code on: the frames of this runtime are left out.
     def frames(error)
-      (error.backtrace || []).reject { |frame| frame.start_with?(OURS) }
+      Array(error.backtrace).map { |frame| clean(frame) }.reject { |frame| frame.start_with?(OURS) }
+    rescue Exception # rubocop:disable Lint/RescueException (a backtrace of the function's own making)
+      []
     end
 
     # Text that JSON can hold.

@@ -37,20 +37,23 @@ class LambdaHandler
     parts = name.split(".")
     raise ArgumentError, "Invalid handler #{parts}, #{MALFORMED}" unless [2, 3].include?(parts.size)
 
-    @file, @class_name, @method_name = parts.size == 3 ? parts : [parts[0], nil, parts[1]]
+    # Named as in AWS's client: a NameError's message shows them.
+    @handler_file_name = parts.first
+    @handler_method_name = parts.last
+    @handler_class = parts[1] if parts.size == 3
   end
 
   # Raises whatever the file raises.
   def load_file
-    require @file
+    require @handler_file_name
   end
 
   # A method that is not there is found out only here, as on Lambda.
   def call_handler(event, context)
-    if @class_name
-      Kernel.const_get(@class_name).send(@method_name, event: event, context: context)
+    if @handler_class
+      Kernel.const_get(@handler_class).send(@handler_method_name, event: event, context: context)
     else
-      __send__(@method_name, event: event, context: context)
+      __send__(@handler_method_name, event: event, context: context)
     end
   end
 end

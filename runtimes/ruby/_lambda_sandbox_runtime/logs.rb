@@ -11,6 +11,7 @@ module LambdaSandboxRuntime
     MARK = 0xa55b0000
     MAGIC = 0xa55a0002 # bit 1: the time is there; bit 0: text
     ATOMIC = 4096 # PIPE_BUF: a write of at most this much is never mixed with another
+    LONG = Mutex.new # long records of threads are written one after the other
     LEVELS = { "DEBUG" => 2, "INFO" => 3, "WARN" => 4, "ERROR" => 5, "FATAL" => 6 }.freeze # as frames count them
 
     class << self
@@ -27,7 +28,6 @@ module LambdaSandboxRuntime
           @printed = $stdout.dup # a descriptor of our own: it works when the function has closed stdout
           @printed.binmode
           Kernel.prepend(Puts)
-          Object.prepend(Puts)
         end
         Logger.prepend(LambdaLogger)
       end
@@ -57,8 +57,11 @@ module LambdaSandboxRuntime
       def frame(type, message)
         micros = Process.clock_gettime(Process::CLOCK_REALTIME, :microsecond)
         data = [type, message.bytesize, micros].pack("NNQ>") << message
-        io = data.bytesize <= ATOMIC ? @printed : @log
-        data = data.byteslice(io.syswrite(data)..) until data.empty?
+        if data.bytesize <= ATOMIC
+          @printed.syswrite(data)
+        else
+          LONG.synchronize { data = data.byteslice(@log.syswrite(data)..) until data.empty? }
+        end
       rescue IOError, SystemCallError # the function closed it: from here on as without
         @log = nil
       end
@@ -82,7 +85,7 @@ module LambdaSandboxRuntime
         return as_json(severity, time, progname, message) if Logs.json
 
         "#{severity[0]}, [#{time.strftime("%Y-%m-%dT%H:%M:%S.%6N")} ##{Process.pid}] #{severity.rjust(5)} " \
-          "#{Logs.request_id} -- #{progname}: #{msg2str(message)}\n"
+          "#{Logs.request_id} -- #{Faults.clean(progname)}: #{Faults.clean(msg2str(message))}\n"
       end
 
       private
@@ -91,14 +94,14 @@ module LambdaSandboxRuntime
         error = message.is_a?(Exception) ? message : nil
         document = { timestamp: time.utc.strftime("%Y-%m-%dT%H:%M:%S.%6NZ"), level: severity,
                      message: Faults.clean(error ? error.message : msg2str(message)), requestId: Logs.request_id,
-                     logger: progname.to_s.empty? ? nil : progname.to_s }
+                     logger: progname.to_s.empty? ? nil : Faults.clean(progname) }
         document.merge!(errorType: error.class.to_s, errorMessage: Faults.clean(error.message),
-                        stackTrace: error.backtrace, location: location(error)) if error
+                        stackTrace: error.backtrace&.map { |frame| Faults.clean(frame) }, location: location(error)) if error
         "#{JSON.generate(document.compact)}\n"
       end
 
       def location(error)
-        first = error.backtrace&.first
+        first = error.backtrace&.first&.then { |frame| Faults.clean(frame) }
         parts = first&.match(/\A(.*?):(\d+)(?::in [`'](.*)')?/)
         parts ? "#{parts[1]}:#{parts[3]}:#{parts[2]}" : first
       end
@@ -106,7 +109,8 @@ module LambdaSandboxRuntime
 
     # A device for Logger that keeps each record whole.
     class Device
-      def write(text)
+      def write(record)
+        text = Faults.clean(record)
         level = text[/\A[A-Z], \[[^\]]*\] +([A-Z]+) /, 1] || text[/\A\{"timestamp":"[^"]*","level":"([A-Z]+)"/, 1]
         Logs.write(text, level: level, json: Logs.json && text.start_with?("{"))
       end
@@ -118,7 +122,7 @@ module LambdaSandboxRuntime
 
     # Loggers on stdout, stderr or nothing write to the log; those on files stay as they are.
     module LambdaLogger
-      def initialize(device = nil, *rest, level: nil, formatter: nil, **options)
+      def initialize(device, *rest, level: nil, formatter: nil, **options)
         ours = device.nil? || device.equal?($stdout) || device.equal?($stderr)
         if ours
           device = Device.new if Logs.framed?

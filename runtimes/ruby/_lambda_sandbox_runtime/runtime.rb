@@ -5,8 +5,7 @@ require_relative "context"
 require_relative "faults"
 require_relative "handler"
 require_relative "logs"
-
-autoload :Net, "net/http" # AWS's client has it loaded, and functions rely on that
+require_relative "surroundings"
 
 # The loop: load the handler, then event by event.
 module LambdaSandboxRuntime
@@ -21,6 +20,7 @@ module LambdaSandboxRuntime
   def run
     @client = Client.new(ENV.fetch("AWS_LAMBDA_RUNTIME_API"))
     Logs.set_up
+    find_bundled_gems
     Logs.mark(1)
     handler = load_handler
     Logs.mark(2)
@@ -48,7 +48,7 @@ module LambdaSandboxRuntime
     log_error("Init error when loading handler #{ENV.fetch("_HANDLER")}", told)
     fields = { "Content-Type" => "application/json", "Lambda-Runtime-Function-Error-Type" => Faults.error_type(error, "Init") }
     @client.report_init_error(fields, JSON.generate(told))
-    exit! EXIT_INIT
+    exit EXIT_INIT
   end
 
   def serve_one(handler)
@@ -65,8 +65,6 @@ module LambdaSandboxRuntime
       critical(e)
     rescue StandardError => e
       report("Error raised from handler method", e)
-    rescue Refused
-      raise
     rescue Exception => e # rubocop:disable Lint/RescueException (exit, LoadError, a deep recursion)
       critical(e)
     else
@@ -77,7 +75,11 @@ module LambdaSandboxRuntime
 
   def answer_of(handler, headers, body)
     event = AwsLambda::Marshaller.marshall_request(Event.new(headers, body.force_encoding(Encoding::UTF_8)))
-    AwsLambda::Marshaller.marshall_response(handler.call_handler(event, LambdaContext.new(headers)))
+    answer, type = AwsLambda::Marshaller.marshall_response(handler.call_handler(event, LambdaContext.new(headers)))
+    answer = answer.read if answer.respond_to?(:read)
+    raise TypeError, "the marshaller made a #{answer.class} of the response, not a String" unless answer.is_a?(String)
+
+    [answer, type]
   end
 
   # After these AWS's client ends its process: the next invoke is a cold start.
