@@ -52,7 +52,7 @@ def test_the_readme_names_every_option_of_invoke() -> None:
     options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
     missing = {option for option in options if option not in readme}
     assert not missing
-    said = set(re.findall(r"--[a-z-]+", readme.partition("sandbox invoke CODE [EVENT]")[2].partition("sandbox doctor")[0]))
+    said = set(re.findall(r"--[a-z-]+", readme.partition("sandbox invoke CODE [EVENT]")[2].partition("sandbox attach")[0]))
     assert said <= options
 
 

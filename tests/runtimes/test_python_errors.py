@@ -139,12 +139,11 @@ async def test_what_cannot_be_loaded(
     function = await deploy(app, handler=handler)
     result = await function.invoke()
     root = code_of(function)
-    assert result.json() == {
-        "errorMessage": message.format(no="No module named"),
-        "errorType": error_type,
-        "requestId": "",
-        "stackTrace": [frame.format(root=root, indent="  ") for frame in trace],
-    }
+    told = result.json()
+    frames = told.pop("stackTrace")
+    assert told == {"errorMessage": message.format(no="No module named"), "errorType": error_type, "requestId": ""}
+    assert frames[len(frames) - len(trace) :] == [frame.format(root=root, indent="  ") for frame in trace]
+    assert all("importlib" in frame for frame in frames[: len(frames) - len(trace)])  # as AWS's client shows them
     assert (result.function_error, result.error_phase) == ("Unhandled", "init")
     known = error_type if error_type.startswith("Runtime.") else "Runtime.Unknown"  # RT-093
     first, second = [line.split("\t")[1:] for line in result.log if line.startswith("INIT_REPORT")]

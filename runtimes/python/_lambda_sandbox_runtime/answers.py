@@ -34,11 +34,19 @@ def to_json(result: object) -> str:
 
 
 def _objects(value: object) -> object:
-    """Named tuples become objects, however deep."""
+    """Named tuples become objects, and keys what JSON can have, however deep."""
     if isinstance(value, dict):
-        return {key: _objects(item) for key, item in value.items()}
+        return {_key(key): _objects(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return {key: _objects(item) for key, item in value._asdict().items()}
     if isinstance(value, (list, tuple)):
         return [_objects(item) for item in value]
     return value
+
+
+def _key(key: object) -> object:
+    if isinstance(key, bytes):
+        return key.decode()
+    if key is None or isinstance(key, (str, int, float)):
+        return key
+    raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")

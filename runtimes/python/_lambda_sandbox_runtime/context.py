@@ -65,21 +65,56 @@ class LambdaContext:
         identity = headers.get("lambda-runtime-cognito-identity")
         self.identity = CognitoIdentity(json.loads(identity) if identity else None)
         client_context = headers.get("lambda-runtime-client-context")
-        self.client_context = ClientContext(json.loads(client_context)) if client_context else None
+        document = json.loads(client_context) if client_context else None
+        self._w3c = _w3c(document)
+        self.client_context = ClientContext(document) if document is not None else None
         self.tenant_id = headers.get("lambda-runtime-aws-tenant-id")
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the deadline, never below 0."""
         return max(0, self._deadline_ms - int(time.time() * 1000))
 
+    def w3c(self) -> dict[str, str]:
+        """traceparent, tracestate and baggage, if the caller's client context has them."""
+        return dict(self._w3c)
+
     def log(self, message: object) -> None:
         """Writes one record to the log, however many lines it has."""
         self._sink.write(str(message), 0)
 
     def __repr__(self) -> str:
-        return f"LambdaContext([aws_request_id={self.aws_request_id},function_name={self.function_name}])"
+        return _repr(self)
+
+
+# What each shows of itself, in the order of AWS's client.
+_SHOWN = {
+    "LambdaContext": (
+        "aws_request_id",
+        "log_group_name",
+        "log_stream_name",
+        "function_name",
+        "memory_limit_in_mb",
+        "function_version",
+        "invoked_function_arn",
+        "client_context",
+        "identity",
+        "tenant_id",
+    ),
+    "ClientContext": ("custom", "env", "client"),
+    "Client": ("installation_id", "app_title", "app_version_name", "app_version_code", "app_package_name"),
+    "CognitoIdentity": ("cognito_identity_id", "cognito_identity_pool_id"),
+}
+
+
+def _w3c(client_context: object) -> dict[str, str]:
+    """Takes `w3c` out of a client context."""
+    found = client_context.pop("w3c", None) if isinstance(client_context, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    return {name: found[name] for name in ("traceparent", "tracestate", "baggage") if isinstance(found.get(name), str)}
 
 
 def _repr(thing: object) -> str:
-    fields = ",".join(f"{name}={getattr(thing, name)}" for name in thing.__slots__)  # type: ignore[attr-defined]
-    return f"{type(thing).__name__}([{fields}])"
+    name = type(thing).__name__
+    fields = ",".join(f"{field}={getattr(thing, field)}" for field in _SHOWN[name])
+    return f"{name}([{fields}])"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import sys
@@ -23,7 +22,7 @@ def document(error: BaseException, request_id: str) -> dict:
     """errorMessage, errorType, requestId, stackTrace: as AWS's Python client posts them."""
     if isinstance(error, Fault):
         return _document(str(error), error.error_type, request_id, error.trace)
-    return _document(_text(error), type(error).__name__, request_id, [_line(frame) for frame in frames(error)])
+    return _document(_text(error), type(error).__name__, request_id, _lines(error))
 
 
 def _document(message: str, error_type: str, request_id: str, trace: list[str]) -> dict:
@@ -38,28 +37,28 @@ def _text(error: BaseException) -> str:
 
 
 def frames(error: BaseException) -> list[tuple[str, int, str, str]]:
-    """(file, line, function, source line) from the function's own code on; our frames before it are left out."""
+    """(file, line, function, source line); our own frames at the beginning are left out."""
     import traceback
 
     ours = os.path.dirname(os.path.abspath(__file__))
     found = [(f.filename, f.lineno or 0, f.name, f.line or "") for f in traceback.extract_tb(error.__traceback__)]
-    machinery = os.path.dirname(importlib.__file__)
-    while found and found[0][0].startswith((ours, machinery, "<frozen importlib")):
+    while found and found[0][0].startswith(ours):
         del found[0]
     return found
 
 
-def _line(frame: tuple[str, int, str, str]) -> str:
-    file, number, name, source = frame
-    text = f'  File "{file}", line {number}, in {name}\n'
-    return text + f"    {source}\n" if source else text
+def _lines(error: BaseException) -> list[str]:
+    """The frames as text; of a deep recursion only the first few."""
+    import traceback
+
+    return traceback.format_list(frames(error))
 
 
 def cause(error: BaseException) -> str | None:
     """For Lambda-Runtime-Function-XRay-Error-Cause; None if it would be too long for a header."""
     found = frames(error)
     stack = [{"label": name, "path": file, "line": number} for file, number, name, _ in found]
-    kind = error.error_type if isinstance(error, Fault) else type(error).__name__
+    kind = "LambdaValidationError" if isinstance(error, Fault) else type(error).__name__  # as AWS's client has it
     what = {"message": _text(error), "type": kind, "stack": stack}
     paths = sorted({file for file, _, _, _ in found})
     text = json.dumps({"working_directory": os.getcwd(), "exceptions": [what], "paths": paths})
@@ -68,10 +67,9 @@ def cause(error: BaseException) -> str | None:
 
 def log_text(told: dict) -> str:
     """The text of an error in the log: one record of several lines."""
-    text = f"[ERROR] {told['errorType']}: {told['errorMessage']}"
-    if told["stackTrace"]:
-        text += "\nTraceback (most recent call last):\n" + "".join(told["stackTrace"]).rstrip("\n")
-    return text
+    what = ": ".join(part for part in (told["errorType"], told["errorMessage"]) if part)
+    trace = "".join(told["stackTrace"]).rstrip("\n")
+    return f"[ERROR] {what}\nTraceback (most recent call last):" + (f"\n{trace}" if trace else "")
 
 
 def flush() -> None:

@@ -71,12 +71,11 @@ class LambdaHandler(logging.Handler):
     def __init__(self, sink: Sink) -> None:
         super().__init__()
         self.sink = sink
+        self._end = "" if sink.as_json or sink.fd is None else "\n"  # a frame's last line feed is not part of the record
 
     def emit(self, record: logging.LogRecord) -> None:
-        try:
-            self.sink.write(self.format(record), record.levelno)
-        except Exception:
-            self.handleError(record)
+        """What cannot be formatted fails the caller, as on Lambda."""
+        self.sink.write(self.format(record) + self._end, record.levelno)
 
 
 class _RequestId(logging.Filter):
@@ -94,7 +93,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         document = {
             "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
-            "level": record.levelname,
+            "level": logging.getLevelName(min(50, record.levelno // 10 * 10)),
             "message": record.msg if isinstance(record.msg, dict) and not record.args else record.getMessage(),
             "logger": record.name,
         }
@@ -102,8 +101,9 @@ class JsonFormatter(logging.Formatter):
             kind, error, trace = record.exc_info
             document["stackTrace"] = traceback.format_tb(trace)
             document["errorType"], document["errorMessage"] = kind.__name__, str(error)
-            document["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
         document["requestId"] = record.aws_request_id or None
+        if "errorType" in document:
+            document["location"] = f"{record.pathname}:{record.funcName}:{record.lineno}"
         if record.tenant_id is not None:
             document["tenantId"] = record.tenant_id
         for name, value in record.__dict__.items():
@@ -129,7 +129,7 @@ def set_up() -> Sink:
     else:
         text = "[%(levelname)s]\t%(asctime)s.%(msecs)03dZ\t%(aws_request_id)s\t%(message)s"
         formatter = logging.Formatter(text, "%Y-%m-%dT%H:%M:%S")
-        formatter.converter = time.gmtime
         handler.setFormatter(formatter)
+    logging.Formatter.converter = time.gmtime  # for formatters of the function's own, too
     logging.root.addHandler(handler)
     return sink
