@@ -3,4 +3,4 @@
 //
 // runtime.js the loop · client.js the Runtime API · loading.js the handler · context.js its second argument ·
 // logs.js the console · faults.js how errors are told · streaming.js response streams.
-require('./lib/runtime.js').main();
+require('./_lambda_sandbox_runtime/runtime.js').main();

@@ -66,13 +66,7 @@ IS_MODULE = '{"type": "module"}'
         ("runtime.handler", "runtime.js", COMMON, None),
         ("bootstrap.handler", "bootstrap.mjs", MODULE, None),
         ("lib/runtime.handler", "lib/runtime.js", COMMON, None),
-        pytest.param(
-            *("sub/lib.handler", "sub/lib/index.js", COMMON, None),
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="loading.js: a folder below a folder is not looked for: require(file) what require.resolve finds for it",
-            ),
-        ),
+        ("sub/lib.handler", "sub/lib/index.js", COMMON, None),
     ],
 )
 async def test_a_handler_is_found_and_runs_in_the_code_folder(
@@ -228,11 +222,6 @@ async def test_every_way_to_fail(deploy: Deploy) -> None:
     assert (await function.invoke("pid")).check().json() == pid
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason='runtime.js: "Cannot call complete more than once" is logged for what AWS is silent about: there, the first call of '
-    "callback, done, succeed and fail counts and the others do nothing. Share `called` between the four, and drop the message",
-)
 @pytest.mark.parametrize("style", ["async callback", "async callback and result", "succeed, then callback"])
 async def test_an_answer_after_the_answer_is_nothing_to_complain_about(deploy: Deploy, style: str) -> None:
     """A handler may be async and use its callback; there are many such."""
@@ -313,9 +302,6 @@ async def test_every_field_of_the_context(deploy: Deploy) -> None:
     assert result.executed_version == "7"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="context.js: AWS's 3.3.0 has functionVersion before functionName; only 4.x as it is here"
-)
 async def test_the_order_of_the_contexts_fields_is_that_of_awss_client(deploy: Deploy) -> None:
     assert (await (await deploy(EVALUATE)).invoke("Object.keys(context)")).check().json() == NAMES
 

@@ -119,7 +119,6 @@ async def test_values_are_told_as_nodes_own_console_tells_them(deploy: Deploy) -
     assert [line.split("\t", 3)[3] for line in printed(result)] == list(TEXTS.values())
 
 
-@pytest.mark.xfail(strict=True, reason='logs.js: format() of nothing is "", AWS\'s client says undefined: format(values[0], …)')
 async def test_nothing_is_told_as_undefined(deploy: Deploy) -> None:
     [line] = printed(await (await deploy(EVALUATE)).invoke("console.log()"))
     assert line.split("\t", 3)[3] == "undefined"
@@ -140,11 +139,6 @@ async def test_errors_are_told_with_their_stack_and_properties(deploy: Deploy) -
     assert "  [cause]: Error: why" in rest
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="runtime.js: seven frames of this runtime are in every stack that a function logs; AWS's client shows one of its "
-    "own. Fewer functions between the loop and the handler, or Error.prepareStackTrace",
-)
 async def test_a_logged_stack_is_the_functions(deploy: Deploy) -> None:
     [line] = printed(await (await deploy(EVALUATE)).invoke("console.error(new Error('x'))"))
     assert line.count(str(RUNTIME)) <= 1

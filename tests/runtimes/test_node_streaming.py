@@ -370,12 +370,6 @@ async def test_a_stream_that_nobody_ends_is_waited_for(folder: MakeFolder) -> No
     assert result.json() == platform_error(result, "Sandbox.Timedout", "Task timed out after 3.00 seconds")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="streaming.js: without metadata, _begin() throws in _final: `_ended` is set already, so _destroy() does not end the "
-    "request that _begin() has opened, and the invoke hangs until its timeout. Make the metadata's JSON before opening, or set "
-    "_ended after _begin()",
-)
 async def test_metadata_that_is_missing_is_an_error_at_the_end_too(deploy: Deploy) -> None:
     function = await deploy(APP, timeout=1)
     body, _, result = await whole(function, "http end without prelude")  # AWS's client: an empty answer

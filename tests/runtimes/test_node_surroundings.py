@@ -198,12 +198,6 @@ async def test_what_no_layer_has_is_told_as_node_tells_it(deploy: Deploy, tmp_pa
         assert (code, message) == ("ERR_MODULE_NOT_FOUND", words.format(root=code_of(function)))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="loading.js: searchNodePath() is called for a handler that is an ES module only, but CommonJS reaches ES modules of "
-    "layers as well, by import(), and cannot by anything else. Call it before require(found), too (it costs nothing where the "
-    "layers' folders are not there), or at the first import()",
-)
 @pytest.mark.catalogue("EN-016", "EN-055")
 async def test_layers_from_import_in_commonjs(deploy: Deploy, tmp_path: Path) -> None:
     app = "exports.handler = async (event) => (await import('@scope/pure')).where;"
@@ -211,11 +205,6 @@ async def test_layers_from_import_in_commonjs(deploy: Deploy, tmp_path: Path) ->
     assert (await function.invoke()).check().json() == "an ES module"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="loading.js: only the folders of NODE_PATH that are called node_modules are searched; LAMBDA_TASK_ROOT and what a "
-    "user names are not. createRequire(folder).resolve, or a parentURL within a package of another shape",
-)
 @pytest.mark.catalogue("EN-002")
 async def test_any_folder_of_node_path_counts_for_import(deploy: Deploy, tmp_path: Path) -> None:
     shared = write(
@@ -250,21 +239,12 @@ async def test_modules_are_found_from_the_root_of_the_code(deploy: Deploy) -> No
 
 
 @pytest.mark.parametrize("name", ["lib/logs", "lib/client", "lib/context", "lib/streaming", "lib/runtime"])
-@pytest.mark.xfail(
-    strict=True,
-    reason="NODE_PATH has this runtime's folder before the function's, so require('lib/client') finds OUR lib/client.js: name "
-    "the folder runtimes/node/lib something that nobody has (as _lambda_sandbox_runtime for Python and Ruby)",
-)
 async def test_our_own_files_hide_nothing_of_the_functions(deploy: Deploy, name: str) -> None:
     app = "exports.handler = async (event) => require(event);"
     function = await deploy(app, {f"{name}.js": "module.exports = 'mine';"})
     assert (await function.invoke(name)).check().json() == "mine"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="as above: by NODE_PATH a function can load this runtime's files by accident, for instance lib/logs.js",
-)
 async def test_our_own_files_cannot_be_required_by_name(deploy: Deploy) -> None:
     app = """
     exports.handler = async (event) => event.filter((name) => {

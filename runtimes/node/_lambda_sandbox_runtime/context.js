@@ -11,10 +11,13 @@ function parsed(headers, name, what) {
   }
 }
 
-function ofFunction() {
+function name() {
+  return { functionName: process.env.AWS_LAMBDA_FUNCTION_NAME, functionVersion: process.env.AWS_LAMBDA_FUNCTION_VERSION };
+}
+
+function ofFunction(names) {
   return {
-    functionName: process.env.AWS_LAMBDA_FUNCTION_NAME,
-    functionVersion: process.env.AWS_LAMBDA_FUNCTION_VERSION,
+    ...names,
     memoryLimitInMB: process.env.AWS_LAMBDA_FUNCTION_MEMORY_SIZE,
     logGroupName: process.env.AWS_LAMBDA_LOG_GROUP_NAME,
     logStreamName: process.env.AWS_LAMBDA_LOG_STREAM_NAME,
@@ -34,18 +37,19 @@ function ofInvocation(headers) {
 // `waits` has callbackWaitsForEmptyEventLoop; done, succeed and fail are there for handlers that do not stream.
 function legacyContext(headers, waits, ends) {
   const context = {};
+  const { functionName, functionVersion } = name();
   Object.defineProperty(context, 'callbackWaitsForEmptyEventLoop', {
     enumerable: true,
     configurable: true,
     get: () => waits.callbackWaitsForEmptyEventLoop,
     set: (value) => { waits.callbackWaitsForEmptyEventLoop = value; },
   });
-  return Object.assign(context, ends, ofFunction(), ofInvocation(headers), remaining(headers));
+  return Object.assign(context, ends, ofFunction({ functionVersion, functionName }), ofInvocation(headers), remaining(headers));
 }
 
 function context(headers) {
   const trace = { xRayTraceId: headers['lambda-runtime-trace-id'] };
-  return { ...ofInvocation(headers), ...trace, ...remaining(headers), ...ofFunction() };
+  return { ...ofInvocation(headers), ...trace, ...remaining(headers), ...ofFunction(name()) };
 }
 
 function remaining(headers) {

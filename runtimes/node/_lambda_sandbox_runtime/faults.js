@@ -25,12 +25,14 @@ function isError(value) {
   }
 }
 
+// A value as text, whatever it does to prevent that: it must not hide the error itself.
 function text(value) {
-  try {
-    return String(value);
-  } catch {
-    return Object.prototype.toString.call(value); // its toString fails: that must not hide the error itself
+  for (const make of [String, (it) => Object.prototype.toString.call(it)]) {
+    try {
+      return make(value);
+    } catch { /* the next one */ }
   }
+  return typeof value;
 }
 
 // {errorType, errorMessage, trace}: as AWS's Node.js client posts it.
@@ -48,24 +50,28 @@ function told(error) {
   }
 }
 
-// For Lambda-Runtime-Function-XRay-Error-Cause; null if it would be too long for a header.
+// For Lambda-Runtime-Function-XRay-Error-Cause; null if it cannot be made, or would be too long for a header.
 function cause(error) {
-  const known = isError(error);
-  const stack = [];
-  for (const line of (known && lines(error)) || []) {
-    const frame = /^\s+at (?:(.*) \()?(?:file:\/\/)?(.*?):(\d+)(?::\d+)?\)?$/.exec(line);
-    if (frame) stack.push({ path: frame[2], line: Number(frame[3]), label: frame[1] || 'anonymous' });
+  try {
+    const known = isError(error);
+    const stack = [];
+    for (const line of (known && lines(error)) || []) {
+      const frame = line.length < 1000 && /^\s+at (?:(.*) \()?(?:file:\/\/)?(.*?):(\d+)(?::\d+)?\)?$/.exec(line);
+      if (frame) stack.push({ path: frame[2], line: Number(frame[3]), label: frame[1] || 'anonymous' });
+    }
+    const what = known ? { type: text(error.name), message: text(error.message), stack } : { message: text(error), stack };
+    const paths = [...new Set(stack.map((frame) => frame.path))];
+    const header = JSON.stringify({ working_directory: process.cwd(), exceptions: [what], paths }).replace(/\x7f/g, '\\u007f');
+    return Buffer.byteLength(header) < CAUSE_LIMIT ? header : null;
+  } catch { // a getter of the error's
+    return null;
   }
-  const what = known ? { type: text(error.name), message: text(error.message), stack } : { message: text(error), stack };
-  const paths = [...new Set(stack.map((frame) => frame.path))];
-  const header = JSON.stringify({ working_directory: process.cwd(), exceptions: [what], paths });
-  return Buffer.byteLength(header) < CAUSE_LIMIT ? header : null;
 }
 
 // Errors, at any depth, as objects: for the text log, and for the JSON log (which names the class, and calls it a stackTrace).
 function plain(error, asJson) {
   const object = {
-    errorType: asJson ? (error.constructor && error.constructor.name) || 'Error' : error.name,
+    errorType: asJson ? className(error) : error.name,
     errorMessage: error.message,
   };
   if (!asJson && error.code !== undefined) object.code = error.code;
@@ -73,6 +79,12 @@ function plain(error, asJson) {
   Object.assign(object, error);
   if (!asJson) object.stack = lines(error);
   return object;
+}
+
+// The name of an error's class. Our own are named by their error type: a Fault is nothing that a function knows.
+function className(error) {
+  if (error instanceof Fault) return error.name.replace(/^Runtime\./, '');
+  return (error.constructor && error.constructor.name) || 'Error';
 }
 
 // The lines of a stack, without the frames of this runtime; undefined if there is none.
@@ -91,8 +103,8 @@ function logText(error) {
   try {
     return JSON.stringify(real, withErrors(false));
   } catch { // a cycle, a BigInt among its properties
-    return JSON.stringify(told(real));
+    return JSON.stringify(told(error));
   }
 }
 
-module.exports = { Fault, cause, isError, lines, logText, text, told, withErrors };
+module.exports = { Fault, cause, className, isError, lines, logText, text, told, withErrors };

@@ -29,10 +29,7 @@ const HttpResponseStream = {
   // Status, header fields and cookies go before the body, as JSON, and eight NUL bytes after them.
   from(stream, prelude) {
     stream.setContentType(HTTP_TYPE);
-    stream._onBeforeFirstWrite = (write) => {
-      write(JSON.stringify(prelude));
-      write(Buffer.alloc(8));
-    };
+    stream._prelude = () => Buffer.concat([Buffer.from(JSON.stringify(prelude)), Buffer.alloc(8)]);
     return stream;
   },
 };
@@ -45,7 +42,7 @@ class ResponseStream extends Writable {
     this._request = null;
     this._contentType = 'application/octet-stream';
     this._trailers = {};
-    this._onBeforeFirstWrite = null;
+    this._prelude = null;
     this.answered = new Promise((resolve, reject) => { this._answered = { resolve, reject }; });
     this.answered.catch(() => {});
   }
@@ -83,11 +80,10 @@ class ResponseStream extends Writable {
   _begin() {
     if (this._request !== null) return;
     const failed = ERROR_TYPE in this._trailers;
+    const prelude = this._prelude && !failed ? this._prelude() : null; // it may throw: before anything is sent
     this._request = this._open(this._contentType, [ERROR_TYPE, ERROR_BODY]);
     this._request.reply.then(this._answered.resolve, this._answered.reject);
-    if (this._onBeforeFirstWrite && !failed) {
-      this._onBeforeFirstWrite((piece) => this._request.write(Buffer.from(piece), () => {}));
-    }
+    if (prelude !== null) this._request.write(prelude, () => {});
   }
 
   _write(chunk, _, done) {
@@ -101,6 +97,12 @@ class ResponseStream extends Writable {
   }
 
   _final(done) {
+    try {
+      this._begin();
+    } catch (error) {
+      done(error);
+      return;
+    }
     this._finish();
     this.answered.then(() => done(), done);
   }

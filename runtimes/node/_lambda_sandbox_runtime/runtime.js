@@ -43,6 +43,7 @@ class Runtime {
     try {
       this.handler = await load(process.env.LAMBDA_TASK_ROOT, process.env._HANDLER, this.legacy);
       this._checkHandler();
+      await new Promise(setImmediate); // a rejection at the top of the module is told now, and is an error of Init
       this.loaded = true;
     } catch (error) {
       await this._crash(this.legacy ? 'Uncaught Exception' : 'Init Error', error, this.legacy ? EXIT_EXCEPTION : 1);
@@ -99,50 +100,42 @@ class Runtime {
     await this.client.respond(this.id, { ...JSON_TYPE, ...this.nonce }, answer);
   }
 
+  // The handler is called from a fresh stack, so that traces are the function's own.
   async _call(headers, body) {
     const event = JSON.parse(body.toString());
     if (this.legacy) return this._callLegacy(event, headers);
-    return (0, this.handler)(event, context(headers));
+    const made = context(headers);
+    const { handler } = this;
+    return Promise.resolve().then(() => handler(event, made));
   }
 
   // Until Node.js 22: a promise counts at once; a callback when the event loop is empty, or at once if the handler says so.
+  // The first of callback, done, succeed, fail and the promise counts, the others do nothing.
   _callLegacy(event, headers) {
     return new Promise((resolve, reject) => {
       const waits = { callbackWaitsForEmptyEventLoop: true };
       let isDone = false;
       const finish = (error, result, atOnce) => {
-        if (isDone) {
-          console.error('Invocation has already been reported as done. Cannot call complete more than once per invocation.');
-          return;
-        }
+        if (isDone) return;
         isDone = true;
         if (error !== undefined && error !== null) reject(error);
         else if (atOnce || !waits.callbackWaitsForEmptyEventLoop) resolve(result);
         else this.whenEmpty = () => resolve(result);
       };
-      const once = (end) => {
-        let called = false;
-        return (...values) => {
-          if (!called) end(...values);
-          called = true;
-        };
-      };
       const fail = (error) => finish(error === undefined || error === null ? 'handled' : error, undefined, true);
       const ends = {
-        succeed: once((result) => finish(null, result, true)),
-        fail: once(fail),
-        done: once((error, result) => finish(error, result, true)),
+        succeed: (result) => finish(null, result, true),
+        fail,
+        done: (error, result) => finish(error, result, true),
       };
       this.whenEmpty = () => finish(null, null, true); // it called nothing, and nothing is left that could
       const made = legacyContext(headers, waits, ends);
-      let returned;
-      try {
-        returned = (0, this.handler)(event, made, once((error, result) => finish(error, result, false)));
-      } catch (error) {
-        finish(error === undefined || error === null ? 'handled' : error, undefined, true);
-        return;
-      }
-      if (returned && typeof returned.then === 'function') returned.then(ends.succeed, fail);
+      const callback = (error, result) => finish(error, result, false);
+      const { handler } = this;
+      Promise.resolve().then(() => {
+        const returned = handler(event, made, callback);
+        if (returned && typeof returned.then === 'function') returned.then(ends.succeed, fail);
+      }).catch(fail);
     }).finally(() => { this.whenEmpty = null; });
   }
 
@@ -200,17 +193,17 @@ class Runtime {
   async _crash(words, error, code) {
     if (this.ending) return new Promise(() => {});
     this.ending = true;
-    this.logs.error(words, error, logText(error));
-    const document = told(error);
-    const client = new Client(this.address);
     try {
+      this.logs.error(words, error, logText(error));
+      const document = told(error);
+      const client = new Client(this.address);
       if (!this.loaded) {
         const type = document.errorType.replace(/[^\x20-\x7e]/g, '?');
         await client.reportInitError({ ...JSON_TYPE, 'Lambda-Runtime-Function-Error-Type': type }, JSON.stringify(document));
       } else if (this.id !== null) {
         await client.reportError(this.id, this._errorFields(error), JSON.stringify(document));
       }
-    } catch { /* the API has gone: there is nobody to tell */ }
+    } catch { /* the API has gone: there is nobody to tell */ } // and whatever happens, the process ends
     process.exit(code);
   }
 }

@@ -5,7 +5,7 @@
 
 const fs = require('fs');
 const { format } = require('util');
-const { isError, lines, withErrors } = require('./faults.js');
+const { className, isError, lines, text, withErrors } = require('./faults.js');
 
 const MARK = 0xa55b0000;
 const MAGIC = 0xa55a0002; // bit 1: the time is there; bit 0: text
@@ -38,14 +38,14 @@ class Logs {
     const time = new Date();
     const line = this.asJson
       ? this._json(time, level, values)
-      : `${time.toISOString()}\t${this.requestId}\t${level}\t${format(...values)}`;
+      : `${time.toISOString()}\t${this.requestId}\t${level}\t${formatted(values)}`;
     this.write(line, level, time);
   }
 
   // An error of the function's: in a text log after a few words, in a JSON log as the record's message.
-  error(words, error, text) {
-    if (this.asJson) this.log('ERROR', [isError(error) ? error : new Error(String(error))]);
-    else this.write(`${new Date().toISOString()}\t${this.requestId}\tERROR\t${words} \t${text}`, 'ERROR', new Date());
+  error(words, error, told) {
+    if (this.asJson) this.log('ERROR', [isError(error) ? error : new Error(text(error))]);
+    else this.write(`${new Date().toISOString()}\t${this.requestId}\tERROR\t${words} \t${told}`, 'ERROR', new Date());
   }
 
   write(line, level, time) {
@@ -81,19 +81,28 @@ class Logs {
       record.message = values[0];
       try {
         return JSON.stringify(record, withErrors(true));
-      } catch { // a cycle, a BigInt
-        record.message = format(values[0]);
+      } catch { // a cycle, a BigInt, a getter that throws
+        record.message = formatted(values);
         return JSON.stringify(record);
       }
     }
-    record.message = format(...values);
+    record.message = formatted(values);
     const error = values.find(isError);
     if (error !== undefined) {
-      record.errorType = (error.constructor && error.constructor.name) || 'Error';
+      record.errorType = className(error);
       record.errorMessage = error.message;
       record.stackTrace = lines(error);
     }
     return JSON.stringify(record);
+  }
+}
+
+// console.log() of nothing is "undefined", as on Lambda.
+function formatted(values) {
+  try {
+    return format(values[0], ...values.slice(1));
+  } catch { // a value that cannot be looked at
+    return values.map(text).join(' ');
   }
 }
 

@@ -2,7 +2,9 @@
 // Finds the handler: `module.function`, `folder/module.function`, `module.object.function`.
 
 const fs = require('fs');
+const { createRequire } = require('module');
 const path = require('path');
+const { pathToFileURL } = require('url');
 const { Fault, text } = require('./faults.js');
 
 // The function that _HANDLER names. Rejects with a Fault, or with what the module itself throws.
@@ -15,7 +17,7 @@ async function load(root, handler, legacy) {
   const dot = base.indexOf('.');
   if (dot < 0) throw new Fault('Runtime.MalformedHandlerName', 'Bad handler');
   const folder = handler.slice(0, handler.indexOf(base));
-  const module = await loadModule(root, folder, base.slice(0, dot));
+  const module = await loadModule(root, folder, base.slice(0, dot), legacy);
   let found = lookUp(module, base.slice(dot + 1));
   if (!found && !legacy && module && module.default) found = lookUp(module.default, base.slice(dot + 1));
   if (!found) throw new Fault('Runtime.HandlerNotFound', `${handler} is undefined or not exported`);
@@ -29,14 +31,19 @@ function lookUp(from, names) {
   return at;
 }
 
-async function loadModule(root, folder, name) {
+async function loadModule(root, folder, name, legacy) {
   const file = path.resolve(root, folder, name);
   const found = ['', '.js', '.mjs', '.cjs'].map((extension) => file + extension).find(isFile);
+  const require = createRequire(process.argv[1]); // so that "Require stack" names one file of this runtime, as on Lambda
   try {
-    if (found === undefined) return await require(require.resolve(name, { paths: [root, path.join(root, folder)] }));
+    searchNodePath();
+    if (found === undefined) {
+      // Until Node.js 22 a folder with an index.js is a module, too.
+      if (legacy && fs.existsSync(path.join(file, 'index.js'))) return await require(file);
+      return await require(require.resolve(name, { paths: [root, path.join(root, folder)] }));
+    }
     if (found.endsWith('.mjs') || (found.endsWith('.js') && isModulePackage(path.dirname(found)))) {
-      searchNodePath();
-      return await import(require('url').pathToFileURL(found).href);
+      return await import(pathToFileURL(found).href);
     }
     return await require(found);
   } catch (error) {
@@ -75,24 +82,22 @@ function isModulePackage(folder) {
   return false;
 }
 
-// Lambda's Node.js finds packages of layers from ES modules, too; a Node.js as it comes does not look at NODE_PATH for them.
+// Lambda's Node.js finds packages of layers by import, too; a Node.js as it comes does not look at NODE_PATH for them.
 function searchNodePath() {
+  const own = [process.env.LAMBDA_RUNTIME_DIR, process.env.LAMBDA_TASK_ROOT]; // there is nothing to find by that way
   const folders = (process.env.NODE_PATH || '').split(path.delimiter)
-    .filter((folder) => path.basename(folder) === 'node_modules' && fs.existsSync(folder));
+    .filter((folder) => folder && !own.includes(folder) && fs.existsSync(folder));
   if (folders.length === 0) return;
   const module = require('module');
-  const { pathToFileURL } = require('url');
-  const parents = folders.map((folder) => pathToFileURL(path.join(path.dirname(folder), 'index.js')).href);
   if (module.registerHooks) {
     module.registerHooks({
       resolve(specifier, context, next) {
         try {
           return next(specifier, context);
         } catch (error) {
-          if (error.code !== 'ERR_MODULE_NOT_FOUND' || /^[./]|^\w+:/.test(specifier)) throw error;
-          for (const parentURL of parents) {
+          for (const [name, where] of elsewhere(specifier, error, folders)) {
             try {
-              return next(specifier, { ...context, parentURL });
+              return next(name, { ...context, ...where });
             } catch { /* not in this one */ }
           }
           throw error;
@@ -100,8 +105,21 @@ function searchNodePath() {
       },
     });
   } else if (module.register) {
-    module.register(pathToFileURL(path.join(__dirname, 'node_path.mjs')).href, { data: parents });
+    module.register(pathToFileURL(path.join(__dirname, 'node_path.mjs')).href, { data: folders });
   }
 }
 
-module.exports = { load };
+// Where else to look for a package: first as for an import from beside each node_modules, then as require() finds it.
+function* elsewhere(specifier, error, folders) {
+  if (error.code !== 'ERR_MODULE_NOT_FOUND' || /^[./]|^\w+:/.test(specifier)) return;
+  for (const folder of folders) {
+    if (path.basename(folder) === 'node_modules') {
+      yield [specifier, { parentURL: pathToFileURL(path.join(path.dirname(folder), 'index.js')).href }];
+    }
+  }
+  try {
+    yield [pathToFileURL(createRequire(__filename).resolve(specifier)).href, {}];
+  } catch { /* nowhere */ }
+}
+
+module.exports = { elsewhere, load };

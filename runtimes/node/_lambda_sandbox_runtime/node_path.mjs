@@ -1,19 +1,21 @@
 // The hook of loading.js for a Node.js without synchronous hooks (before 22.15): it runs in a thread of its own.
 
-let parents = [];
+import { createRequire } from 'module';
+
+const { elsewhere } = createRequire(import.meta.url)('./loading.js');
+let folders = [];
 
 export function initialize(data) {
-  parents = data;
+  folders = data;
 }
 
 export async function resolve(specifier, context, next) {
   try {
     return await next(specifier, context);
   } catch (error) {
-    if (error.code !== 'ERR_MODULE_NOT_FOUND' || /^[./]|^\w+:/.test(specifier)) throw error;
-    for (const parentURL of parents) {
+    for (const [name, where] of elsewhere(specifier, error, folders)) {
       try {
-        return await next(specifier, { ...context, parentURL });
+        return await next(name, { ...context, ...where });
       } catch { /* not in this one */ }
     }
     throw error;
