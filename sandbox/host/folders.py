@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def _sweep(where: Path) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_tree(lock.parent)
-        except OSError:  # in use; or it cannot be removed now, and the next host tries again
+        except (OSError, subprocess.SubprocessError):  # in use; or it cannot be removed now, and the next host tries again
             continue
         finally:
             os.close(fd)
@@ -59,7 +60,10 @@ def remove_tree(folder: Path) -> None:
         else:
             Path(path).unlink(missing_ok=True)
 
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(folder, onexc=make_writable_and_retry)
-    else:
-        shutil.rmtree(folder, onerror=make_writable_and_retry)
+    try:
+        if sys.version_info >= (3, 12):
+            shutil.rmtree(folder, onexc=make_writable_and_retry)
+        else:
+            shutil.rmtree(folder, onerror=make_writable_and_retry)
+    except RecursionError:  # a thousand folders, one in the other: this program goes down without recursion
+        subprocess.run(["rm", "-rf", "--", str(folder)], check=True, capture_output=True)

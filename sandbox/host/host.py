@@ -79,7 +79,12 @@ class Host:
         interpreter = self._interpreters.find(config.runtime)
         if interpreter is not None and not config.handler:
             config = replace(config, handler=default_handler(interpreter.language))
-        package = await asyncio.to_thread(open_package, config.code, config.layers, self._cache)
+        opening = asyncio.ensure_future(asyncio.to_thread(open_package, config.code, config.layers, self._cache))
+        try:
+            package = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close)
+            raise
         try:
             self._check_open()  # the world went on meanwhile
         except ConfigError:
@@ -209,8 +214,16 @@ class Function:
 
     async def close(self, reason: str = "spindown") -> None:
         """Shuts its environments down."""
-        await self._scheduler.close(reason)
-        self.package.close()
+        try:
+            await self._scheduler.close(reason)
+        finally:
+            self.package.close()
+
+
+def _close(opening: asyncio.Future[Package]) -> None:
+    """Nobody waits for this package any more."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _payload(event: Any, payload: bytes | None) -> bytes:

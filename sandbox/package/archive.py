@@ -6,6 +6,8 @@ They must agree: names, sizes, check sums, and no two files may share bytes (tha
 
 from __future__ import annotations
 
+import calendar
+import hashlib
 import os
 import stat
 import struct
@@ -16,15 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from sandbox.core.limits import PACKAGE_LIMIT
 from sandbox.package.tree import Entry, PackageError, Tree, check_size
 
 _HEADER: Final = struct.Struct("<4s5H3I2H")
 _CHUNK: Final = 256 * 1024
+_BLOCK: Final = 1024 * 1024
 _LINK_LIMIT: Final = 4096  # PATH_MAX
 _ENCRYPTED: Final = 0x1
+_SIZES_FOLLOW: Final = 0x8
 _UTF8: Final = 0x800
-_UNIX: Final = 3
+_UNIX: Final = (3, 19)  # the systems whose zips have Unix modes: Unix, macOS
 _METHODS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -39,7 +42,7 @@ class Archive:
 
     def copy(self, name: str, fd: int) -> None:
         """See tree.Source."""
-        for data in self.read(name):
+        for data in self.read(name.strip("/")):
             view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
@@ -53,7 +56,7 @@ class Archive:
         for info in sorted(self._infos.values(), key=lambda info: info.header_offset):
             if info.header_offset < end:
                 raise self._broken(info.filename, "shares its bytes with another entry")
-            end = info.header_offset + _HEADER.size + info.compress_size
+            end = self._seek(info) + info.compress_size
             if end > self._end:
                 raise self._broken(info.filename, "reaches into the directory at the zip's end")
 
@@ -64,8 +67,9 @@ class Archive:
         left, size, check = info.compress_size, 0, 0
         inflate = zlib.decompressobj(-zlib.MAX_WBITS) if info.compress_type == zipfile.ZIP_DEFLATED else None
         packed = b""
-        while left or packed:
-            if not packed:
+        more = False  # zlib took all of `packed`, and may still hold what came of it
+        while left or packed or more:
+            if not packed and not more:
                 packed = self._file.read(min(_CHUNK, left))
                 left -= len(packed)
                 if not packed:
@@ -78,6 +82,7 @@ class Archive:
                 except zlib.error as error:
                     raise self._broken(name, f"cannot be unpacked ({error})") from None
                 packed = inflate.unconsumed_tail
+                more = len(data) == _CHUNK and not inflate.eof
                 if inflate.eof and (packed or left or inflate.unused_data):
                     raise self._broken(name, "has more bytes than its compressed data")
             size += len(data)
@@ -93,36 +98,60 @@ class Archive:
         if check != info.CRC:
             raise self._broken(name, "does not match its check sum")
 
-    def _seek(self, info: zipfile.ZipInfo) -> None:
-        """Goes to the first byte of an entry; the header before it must say what the directory says."""
+    def _seek(self, info: zipfile.ZipInfo) -> int:
+        """Goes to the first byte of an entry, and says where it is; the header before it must say what the directory says."""
         self._file.seek(info.header_offset)
         head = self._file.read(_HEADER.size)
         if len(head) < _HEADER.size or not head.startswith(b"PK\3\4"):
             raise self._broken(info.filename, "is not where the directory says")
-        _, _, flags, method, _, _, _, _, _, name_length, extra_length = _HEADER.unpack(head)
+        _, _, flags, method, _, _, crc, packed, size, name_length, extra_length = _HEADER.unpack(head)
         name = self._file.read(name_length)
         if name != info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437", "surrogateescape"):
             raise self._broken(info.filename, f"is named {name.decode('utf-8', 'replace')!r} in its own header")
-        if method != info.compress_type or flags & _ENCRYPTED:
+        elsewhere = flags & _SIZES_FOLLOW or packed == size == 0xFFFFFFFF  # after the data, or (zip64) in the extra field
+        if not elsewhere and (packed, size, crc) != (info.compress_size, info.file_size, info.CRC):
+            raise self._broken(info.filename, "has another size or check sum in its own header")
+        if method != info.compress_type or (flags ^ info.flag_bits) & (_ENCRYPTED | _UTF8):
             raise self._broken(info.filename, "is stored in another way than the directory says")
-        self._file.seek(extra_length, os.SEEK_CUR)
+        return self._file.seek(extra_length, os.SEEK_CUR)
 
     def _broken(self, name: str, why: str) -> PackageError:
         return PackageError(f"{self._name}: the zip is broken or was tampered with: the entry {name!r} {why}")
 
 
 @contextmanager
-def open_zip(path: Path, mount: str) -> Iterator[Tree]:
-    """The tree in a .zip; its files can be read until the context ends. Raises PackageError, OSError."""
+def open_zip(path: Path, mount: str) -> Iterator[tuple[Tree, Check]]:
+    """The tree in a .zip, and its check sum; its files can be read until the context ends. Raises PackageError, OSError."""
     name = str(path)
     with open(path, "rb") as file:
         try:
             zipped = zipfile.ZipFile(file)
-        except (zipfile.BadZipFile, ValueError, OverflowError, struct.error, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, ValueError, OverflowError, struct.error, EOFError, OSError, NotImplementedError) as error:
             why = "it is empty" if not os.fstat(file.fileno()).st_size else f"{str(error) or type(error).__name__}".lower()
             raise PackageError(f"{name}: not a zip, or a broken or truncated one: {why}") from None
         with zipped:
-            yield _tree(name, mount, file, zipped)
+            yield _tree(name, mount, file, zipped), Check(name, file)
+
+
+class Check:
+    """The check sum of an open .zip: of what was read, whatever has the name by now."""
+
+    def __init__(self, name: str, file: BinaryIO) -> None:
+        self._name = name
+        self._file = file
+        self.digest = self._read()
+
+    def _read(self) -> bytes:
+        self._file.seek(0)
+        total = hashlib.sha256()
+        while data := self._file.read(_BLOCK):
+            total.update(data)
+        return total.digest()
+
+    def again(self) -> None:
+        """Raises PackageError if the file was written to meanwhile."""
+        if self._read() != self.digest:
+            raise PackageError(f"{self._name}: it was changed while it was read")
 
 
 def _tree(name: str, mount: str, file: BinaryIO, zipped: zipfile.ZipFile) -> Tree:
@@ -130,29 +159,30 @@ def _tree(name: str, mount: str, file: BinaryIO, zipped: zipfile.ZipFile) -> Tre
     archive = Archive(name, file, zipped)
     if not zipped.infolist():
         raise PackageError(f"{name}: the zip is empty: there is no file in it")
-    check_size({name: sum(info.file_size for info in zipped.infolist())})
+    check_size([(name, sum(info.file_size for info in zipped.infolist()))])
     links: list[tuple[str, zipfile.ZipInfo]] = []
     for info in zipped.infolist():
         entry_name = _name_of(info)
-        if entry_name.strip("/") == ".":
-            continue  # the root itself, as some tools write it
         kind = _check(name, entry_name, info)
+        if kind == stat.S_IFDIR and entry_name == "./":
+            continue  # the root itself, as some tools write it
         archive.add(entry_name.strip("/"), info)
         if kind == stat.S_IFLNK:
             links.append((entry_name, info))
         elif kind == stat.S_IFDIR:
             tree.add(entry_name, Entry("folder", _mode(info) or 0o755, 0, "", None))
         else:
-            tree.add(entry_name, Entry("file", _mode(info) or 0o644, info.file_size, "", _Named(archive, entry_name)))
+            tree.add(
+                entry_name, Entry("file", _mode(info) or 0o644, info.file_size, "", _Named(archive, entry_name), _time(info))
+            )
     archive.check_overlaps()
     for entry_name, _ in links:
-        try:
-            target = b"".join(archive.read(entry_name)).decode("utf-8", "surrogateescape")
-        except UnicodeDecodeError:
-            raise PackageError(f"{name}: the link {entry_name!r} leads to a name that is no text") from None
+        target = b"".join(archive.read(entry_name.strip("/"))).decode("utf-8", "surrogateescape")
         if not target or "\0" in target:
             raise PackageError(f"{name}: the link {entry_name!r} leads to no name")
         tree.add(entry_name, Entry("link", 0o777, 0, target, None))
+    if not tree.entries:
+        raise PackageError(f"{name}: the zip is empty: there is no file in it")
     return tree
 
 
@@ -185,7 +215,9 @@ def _check(package: str, name: str, info: zipfile.ZipInfo) -> int:
         raise PackageError(
             f"{package}: the entry {name!r} is compressed with method {info.compress_type}: it takes 'stored' or 'deflate'"
         )
-    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == _UNIX else 0
+    kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system in _UNIX else 0
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+        raise PackageError(f"{package}: the entry {name!r} is a {SPECIAL.get(kind, 'special file')}: a package cannot hold it")
     if name.endswith("/") or kind == stat.S_IFDIR:
         if info.file_size:
             raise PackageError(f"{package}: the entry {name!r} is a folder, and has {info.file_size:,} bytes")
@@ -194,10 +226,6 @@ def _check(package: str, name: str, info: zipfile.ZipInfo) -> int:
         if info.file_size > _LINK_LIMIT:
             raise PackageError(f"{package}: the link {name!r} leads to a name of {info.file_size:,} bytes")
         return kind
-    if kind not in (0, stat.S_IFREG):
-        raise PackageError(f"{package}: the entry {name!r} is a {SPECIAL.get(kind, 'special file')}: a package cannot hold it")
-    if info.file_size > PACKAGE_LIMIT:
-        check_size({f"{package}: {name!r}": info.file_size})
     return stat.S_IFREG
 
 
@@ -211,4 +239,12 @@ SPECIAL: Final = {
 
 def _mode(info: zipfile.ZipInfo) -> int:
     """EN-056: 0 if the zip has no Unix modes."""
-    return (info.external_attr >> 16) & 0o777 if info.create_system == _UNIX else 0
+    return (info.external_attr >> 16) & 0o777 if info.create_system in _UNIX else 0
+
+
+def _time(info: zipfile.ZipInfo) -> int:
+    """Nanoseconds; 0 if it says no possible time. A zip knows no time zone: on Lambda it is unpacked in UTC."""
+    try:
+        return max(0, calendar.timegm(info.date_time)) * 10**9
+    except (ValueError, OverflowError):
+        return 0

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from functools import cached_property
@@ -21,12 +22,15 @@ _UNUSED_AFTER: Final = 30 * 24 * 3600
 
 def default_root() -> Path:
     """$XDG_CACHE_HOME/lambda-sandbox, or ~/.cache/lambda-sandbox, or a folder of the user's where temporary files are."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.expanduser("~/.cache")
     for root in (Path(base, "lambda-sandbox"), Path(tempfile.gettempdir(), f"lambda-sandbox-cache-{os.getuid()}")):
         if root.is_absolute():
             with contextlib.suppress(OSError):
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if root.stat().st_uid == os.getuid() and os.access(root, os.W_OK):
+                about = root.lstat()  # whoever may write into it could put code into a function
+                if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022:
                     return root
     return Path(tempfile.mkdtemp(prefix="lambda-sandbox-cache-"))
 
@@ -57,40 +61,51 @@ class Cache:
     def keep(self, key: str, make: Callable[[Path], None]) -> Kept:
         """The tree of that key; `make` fills a new folder if there is none yet. Raises what it raises, and OSError."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = self._locked(key)
+        lock = self._lock(key, fcntl.LOCK_SH)  # says that the tree is used
         try:
-            path = self._root / key
-            if not path.is_dir():
-                part = self._root / f"{key}.part"
-                remove(part)  # of a host that was killed
-                part.mkdir(mode=0o700)
-                try:
-                    make(part)
-                except BaseException:
-                    remove(part)
-                    raise
-                part.rename(path)
-                os.utime(lock)
-                self._remove_unused(os.fstat(lock).st_mtime)
+            if not (self._root / key).is_dir():
+                self._make(key, make)
             os.utime(lock)
-            fcntl.flock(lock, fcntl.LOCK_SH)
         except BaseException:
             os.close(lock)
             raise
-        return Kept(path, lock)
+        return Kept(self._root / key, lock)
 
-    def _locked(self, key: str) -> int:
-        name = self._root / f"{key}.lock"
+    def _lock(self, name: str, how: int) -> int:
+        """A lock of that name, waited for. Who removes one holds it alone: then it is made anew."""
+        path = self._root / f"{name}.lock"
         while True:
-            lock = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if (self._root / key).is_dir():
-                fcntl.flock(lock, fcntl.LOCK_SH)  # whole trees are shared: nobody waits
-            if not (self._root / key).is_dir():
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.fstat(lock).st_ino == name.stat().st_ino:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, how)
+                if os.fstat(lock).st_ino == path.stat().st_ino:
                     return lock
-            os.close(lock)  # it was removed in between
+            except FileNotFoundError:
+                pass  # it was removed in between
+            except BaseException:
+                os.close(lock)
+                raise
+            os.close(lock)
+
+    def _make(self, key: str, make: Callable[[Path], None]) -> None:
+        """One makes it, the others wait for that."""
+        path, part = self._root / key, self._root / f"{key}.part"
+        making = self._lock(f"{key}.making", fcntl.LOCK_EX)
+        try:
+            if path.is_dir():
+                return
+            remove(part)  # of a host that was killed
+            part.mkdir(mode=0o700)
+            try:
+                make(part)
+                part.rename(path)
+            except BaseException:
+                remove(part)
+                raise
+            self._remove_unused(os.fstat(making).st_mtime)
+        finally:
+            (self._root / f"{key}.making.lock").unlink(missing_ok=True)  # who waits for it makes another one
+            os.close(making)
 
     def _remove_unused(self, now: float) -> None:
         for name in self._root.glob("*.lock"):

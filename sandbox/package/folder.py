@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from pathlib import Path
 from typing import Final
 
 from sandbox.package.archive import SPECIAL
-from sandbox.package.tree import Entry, PackageError, Tree, follow
+from sandbox.package.tree import NAME_LIMIT, Entry, PackageError, Tree, check_count, follow
 
 _BLOCK: Final = 1024 * 1024
 
@@ -23,17 +22,24 @@ class FolderSource:
 
     def copy(self, name: str, fd: int) -> None:
         """See tree.Source. The kernel copies, and shares the blocks on file systems that can."""
-        source = os.open(f"{self._root}/{name}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe in its place must not be waited for
+        source = os.open(f"{self._root}/{name}", flags)
         try:
+            about = os.fstat(source)
+            if not stat.S_ISREG(about.st_mode):
+                raise PackageError(f"{self._root}: {name!r} is no file any more: it was changed while it was read")
+            left = about.st_size  # a file that grows is copied as it is now
             if hasattr(os, "copy_file_range"):
                 try:
-                    while os.copy_file_range(source, fd, 1 << 30):
-                        pass
-                    return
+                    while left and (copied := os.copy_file_range(source, fd, left)):
+                        left -= copied
                 except OSError:  # another file system, or one that cannot: by hand, from where it stopped
                     pass
-            with open(source, "rb", closefd=False) as read, open(fd, "wb", closefd=False) as write:
-                shutil.copyfileobj(read, write, _BLOCK)
+            while left and (data := os.read(source, min(left, _BLOCK))):
+                left -= len(data)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
         finally:
             os.close(source)
 
@@ -50,10 +56,13 @@ def read_folder(path: Path, mount: str, *, strict: bool = True) -> Tree:
         with os.scandir(f"{path}/{folder}" if folder else path) as found:
             for item in sorted(found, key=lambda item: item.name):
                 name = f"{folder}/{item.name}" if folder else item.name
+                if len(os.fsencode(name)) > NAME_LIMIT:
+                    _not_possible(tree, f"{name[:60]!r}… has a name of more than {NAME_LIMIT:,} bytes", strict)
+                    continue
                 about = item.stat(follow_symlinks=False)
                 mode = stat.S_IMODE(about.st_mode) & 0o777
                 if stat.S_ISREG(about.st_mode):
-                    entries[name] = Entry("file", mode, about.st_size, "", source)
+                    entries[name] = Entry("file", mode, about.st_size, "", source, about.st_mtime_ns)
                 elif stat.S_ISDIR(about.st_mode):
                     entries[name] = Entry("folder", mode, 0, "", None)
                     folders.append(name)
@@ -62,6 +71,7 @@ def read_folder(path: Path, mount: str, *, strict: bool = True) -> Tree:
                 else:
                     kind = SPECIAL.get(stat.S_IFMT(about.st_mode), "special file")
                     _not_possible(tree, f"{name!r} is a {kind}: a package cannot hold it", strict)
+        check_count(tree.name, len(entries))
     for name in [name for name, entry in entries.items() if entry.kind == "link" and follow(tree, name) is None]:
         target = entries.pop(name).target
         _not_possible(tree, f"{name!r} is a link to {target!r}, outside the package", strict)
@@ -74,17 +84,25 @@ def _not_possible(tree: Tree, what: str, strict: bool) -> None:
     tree.left_out.append(what)
 
 
-def digest(tree: Tree, root: Path) -> str:
-    """A check sum of a folder's names, modes, links and contents."""
-    total = hashlib.sha256()
-    for name, entry in sorted(tree.entries.items()):
-        total.update(f"{entry.kind}\0{entry.mode:o}\0{entry.size}\0{name}\0{entry.target}\0".encode("utf-8", "surrogateescape"))
-        if entry.kind == "file":
-            total.update(file_digest(root / name))
-    return total.hexdigest()
+class FolderCheck:
+    """The check sum of a folder's names, modes, links and contents."""
 
+    def __init__(self, root: Path, tree: Tree) -> None:
+        self._root = root
+        self._mount = tree.mount
+        self.digest = self._of(tree)
 
-def file_digest(path: Path) -> bytes:
-    """The check sum of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    def _of(self, tree: Tree) -> bytes:
+        total = hashlib.sha256()
+        for name, entry in sorted(tree.entries.items()):
+            about = f"{entry.kind}\0{entry.mode:o}\0{entry.size}\0{name}\0{entry.target}\0"
+            total.update(about.encode("utf-8", "surrogateescape"))
+            if entry.kind == "file":
+                with open(self._root / name, "rb") as file:
+                    total.update(hashlib.file_digest(file, "sha256").digest())
+        return total.digest()
+
+    def again(self) -> None:
+        """Raises PackageError if the folder was changed meanwhile."""
+        if self._of(read_folder(self._root, self._mount)) != self.digest:
+            raise PackageError(f"{self._root}: it was changed while it was read")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Final
 
-from sandbox.package.archive import open_zip
+from sandbox.package.archive import Check, open_zip
 from sandbox.package.cache import Cache, Kept
-from sandbox.package.folder import digest, file_digest, read_folder
+from sandbox.package.folder import FolderCheck, read_folder
 from sandbox.package.tree import OPT, TASK, PackageError, Tree, check_links, check_size, merge
 from sandbox.package.write import write, write_for_environment
+
+_FORMAT: Final = b"1"  # of what is written into the cache: a new one whenever that changes
 
 
 class Package:
@@ -32,10 +36,17 @@ class Package:
 
         Raises PackageError, OSError.
         """
+        try:
+            self._place(task, opt)
+        except OSError as error:
+            raise PackageError(f"{error.filename or self._folder}: {error.strerror or error}") from None
+
+    def _place(self, task: Path, opt: Path) -> None:
         places = {TASK: task, OPT: opt}
         kept = self._kept_code
         tree = read_folder(kept.path if kept else self._folder, TASK, strict=kept is not None)
-        write_for_environment(tree, task, places)
+        check_size([(tree.name, tree.size)])  # a folder may have grown
+        write_for_environment(tree, task, places, moving=kept is None)
         if self._kept_layers is not None:
             write_for_environment(read_folder(self._kept_layers.path, OPT), opt, places)
 
@@ -61,25 +72,41 @@ def open_package(code: str, layers: Sequence[str], cache: Cache) -> Package:
 
 def _open(zips: contextlib.ExitStack, code: Path, layers: list[Path], cache: Cache, kept: list[Kept]) -> Package:
     """`zips` closes the archives, `kept` tells what was locked in the cache."""
-    if code.is_dir():
-        code_tree = read_folder(code, TASK, strict=False)
-    else:
-        code_tree = zips.enter_context(open_zip(code, TASK))
-        check_links(code_tree)
-    trees = [_layer(zips, layer) for layer in layers]
-    check_size({tree.name: tree.size for tree in (code_tree, *(tree for tree, _ in trees))})
+    code_tree, code_check = _read(zips, code, TASK)
+    read = [(layer, *_read(zips, layer, OPT)) for layer in layers]
+    check_size([(tree.name, tree.size) for tree in (code_tree, *(tree for _, tree, _ in read))])
     kept_code = kept_layers = None
-    if not code.is_dir():
-        key = hashlib.sha256(b"task" + file_digest(code)).hexdigest()
-        kept_code = cache.keep(key, lambda where: write(code_tree, where))
+    if code_check is not None:
+        kept_code = cache.keep(_key(b"task", code_check.digest), partial(_write, code_tree, [code_check]))
         kept.append(kept_code)
-    merged = merge(tree for tree, _ in trees)
-    if trees:
+    merged = merge(tree for _, tree, _ in read)
+    if read:
         check_links(merged)
-        key = hashlib.sha256(b"opt" + b"".join(check for _, check in trees)).hexdigest()
-        kept_layers = cache.keep(key, lambda where: write(merged, where))
+        checks = [check or FolderCheck(layer, tree) for layer, tree, check in read]
+        digests = [type(check).__name__.encode() + check.digest for check in checks]
+        kept_layers = cache.keep(_key(b"opt", *digests), partial(_write, merged, checks))
         kept.append(kept_layers)
     return Package(code, code_tree, merged, kept_code, kept_layers)
+
+
+def _read(zips: contextlib.ExitStack, path: Path, mount: str) -> tuple[Tree, Check | None]:
+    """A tree, and the check sum of a .zip; that of a folder is dear, and made when it is needed."""
+    if path.is_dir():
+        return read_folder(path, mount, strict=mount == OPT), None
+    tree, check = zips.enter_context(open_zip(path, mount))
+    check_links(tree)
+    return tree, check
+
+
+def _key(*parts: bytes) -> str:
+    return hashlib.sha256(_FORMAT + b"".join(parts)).hexdigest()
+
+
+def _write(tree: Tree, checks: Sequence[Check | FolderCheck], where: Path) -> None:
+    """Fills a new folder of the cache: with what its name says, or not at all."""
+    write(tree, where)
+    for check in checks:
+        check.again()
 
 
 def _existing(path: str) -> Path:
@@ -89,13 +116,3 @@ def _existing(path: str) -> Path:
     if not found.is_dir() and not found.is_file():
         raise PackageError(f"{path}: neither a folder nor a .zip")
     return found.resolve()
-
-
-def _layer(zips: contextlib.ExitStack, path: Path) -> tuple[Tree, bytes]:
-    """A layer's tree, and a check sum of its content."""
-    if path.is_dir():
-        tree = read_folder(path, OPT)
-        return tree, b"folder" + bytes.fromhex(digest(tree, path))
-    tree = zips.enter_context(open_zip(path, OPT))
-    check_links(tree)
-    return tree, b"zip" + file_digest(path)

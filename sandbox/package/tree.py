@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
@@ -14,6 +14,8 @@ TASK: Final = "/var/task"
 OPT: Final = "/opt"
 _MOUNTS: Final = (("var", "task"), ("opt",))
 _HOPS: Final = 40  # Linux's own limit for links that lead to links
+_STEPS: Final = 4096  # of one link's way in all; real ones take a few, and each costs time
+NAME_LIMIT: Final = 1024  # bytes of a whole name: shorter than PATH_MAX, and less deep than shutil.rmtree can go
 
 
 class PackageError(ConfigError):
@@ -28,13 +30,17 @@ class Source(Protocol):
 
 
 class Entry(NamedTuple):
-    """A file, folder or link. mode: permission bits, target: where a link leads, both as they are in the package."""
+    """A file, folder or link. mode: permission bits, target: where a link leads, both as they are in the package.
+
+    mtime_ns: when a file was last changed; 0 is unknown.
+    """
 
     kind: Literal["file", "folder", "link"]
     mode: int
     size: int
     target: str
     source: Source | None
+    mtime_ns: int = 0
 
 
 @dataclass
@@ -59,8 +65,7 @@ class Tree:
         """Adds an entry, and the folders above it. Raises PackageError if the name is taken or is no name."""
         parts = check_name(self.name, name)
         name = "/".join(parts)
-        if len(self.entries) > PACKAGE_ENTRIES:
-            raise PackageError(f"{self.name}: it has more than {PACKAGE_ENTRIES:,} entries")
+        check_count(self.name, len(self.entries) + 1)
         for depth in range(1, len(parts)):
             parent = "/".join(parts[:depth])
             above = self.entries.setdefault(parent, FOLDER)
@@ -85,9 +90,11 @@ def check_name(package: str, name: str) -> list[str]:
         raise PackageError(
             f"{package}: the entry {name!r} has backslashes in its name: the zip was made by a tool that does not write '/'"
         )
+    if len(name.encode("utf-8", "surrogateescape")) > NAME_LIMIT:
+        raise PackageError(f"{package}: the entry {name[:60]!r}… has a name of more than {NAME_LIMIT:,} bytes")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts:
-        raise PackageError(f"{package}: the entry {name!r} leads out of the package")
+        raise PackageError(f"{package}: the entry {name!r} has '..' in its name, which leads out of the package")
     if not parts:
         raise PackageError(f"{package}: an entry has the name {name!r}, which is none")
     if any(len(part.encode("utf-8", "surrogateescape")) > 255 for part in parts):
@@ -95,32 +102,44 @@ def check_name(package: str, name: str) -> list[str]:
     return parts
 
 
+def check_count(package: str, count: int) -> None:
+    """Raises PackageError for more entries than a disk should get."""
+    if count > PACKAGE_ENTRIES:
+        raise PackageError(f"{package}: it has more than {PACKAGE_ENTRIES:,} entries")
+
+
 def merge(layers: Iterable[Tree]) -> Tree:
     """EN-053: layers in their order; same-named folders merge, and else the last one wins, whatever was there before.
 
     A file takes the place of a folder with all that is in it; a folder takes the place of a link, which is not followed.
     """
-    merged = Tree("the layers", OPT)
+    merged: dict[str, Entry] = {}
     for layer in layers:
+        taken = {n for n, e in layer.entries.items() if e.kind != "folder" and n in merged and merged[n].kind == "folder"}
+        if taken:
+            merged = {name: entry for name, entry in merged.items() if not taken.intersection(_ways(name))}
         for name, entry in layer.entries.items():
-            before = merged.entries.get(name)
-            if before is None or (before.kind != "folder" and entry.kind != "folder"):
-                merged.entries[name] = entry
-            elif before.kind == "folder" and entry.kind == "folder":
-                merged.entries[name] = before._replace(mode=entry.mode)
-            else:
-                for below in [n for n in merged.entries if n.startswith(name + "/")]:
-                    del merged.entries[below]
-                del merged.entries[name]  # and its place in the order: children come after their parent
-                merged.entries[name] = entry
-    return merged
+            before = merged.get(name)
+            if before is not None and before.kind != "folder" and entry.kind == "folder":
+                del merged[name]  # and its place in the order: children come after their parent
+            merged[name] = entry
+        check_count("the layers", len(merged))
+    return Tree("the layers", OPT, merged)
 
 
-def check_size(sizes: Mapping[str, int]) -> None:
+def _ways(name: str) -> Iterator[str]:
+    """The name and those of the folders above it."""
+    yield name
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name
+
+
+def check_size(sizes: Sequence[tuple[str, int]]) -> None:
     """EN-054: code and layers unzipped, together. Raises PackageError."""
-    total = sum(sizes.values())
+    total = sum(size for _, size in sizes)
     if total > PACKAGE_LIMIT:
-        told = ", ".join(f"{name} {_mib(size)}" for name, size in sizes.items())
+        told = ", ".join(f"{name} {_mib(size)}" for name, size in sizes)
         raise PackageError(
             f"the code and its layers take {total:,} bytes unzipped, and {PACKAGE_LIMIT:,} (250 MB) are possible: {told}"
         )
@@ -144,18 +163,22 @@ def follow(tree: Tree, name: str) -> Way | None:
     at = [*here, *name.split("/")[:-1]]
     ahead = deque(_steps(tree.entries[name].target))
     plain = not tree.entries[name].target.startswith("/")
-    hops = 0
+    hops = steps = 0
     while ahead:
+        steps += 1
+        if steps > _STEPS:
+            return None  # what comes after was not looked at: it is not known to stay inside
         step = ahead.popleft()
         if step == "/":
             at.clear()
+            plain = False
             continue
         if step == "..":
             del at[-1:]
         else:
             at.append(step)
-        plain = plain and _mount_of(at) is not None
         inside = at[: len(here)] == here
+        plain = plain and inside
         link = tree.entries.get("/".join(at[len(here) :])) if inside else None
         if link is not None and link.kind == "link":
             hops += 1

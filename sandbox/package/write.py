@@ -17,9 +17,10 @@ def write(tree: Tree, where: Path) -> None:
     _write(tree, where, {name: entry.target for name, entry in tree.entries.items() if entry.kind == "link"}, frozen=False)
 
 
-def write_for_environment(tree: Tree, where: Path, places: dict[str, Path]) -> None:
+def write_for_environment(tree: Tree, where: Path, places: dict[str, Path], *, moving: bool = False) -> None:
     """For one environment: links to /opt and /var/task lead to where these are here (`places`), and nothing is writable.
 
+    moving: somebody is working in the folder that it is read from: a file that has gone by now (an editor's) is left out.
     Raises PackageError, OSError.
     """
     links = {}
@@ -29,7 +30,7 @@ def write_for_environment(tree: Tree, where: Path, places: dict[str, Path]) -> N
             if way is None:
                 raise PackageError(f"{tree.name}: the entry {name!r} is a link to {entry.target!r}, outside the package")
             links[name] = entry.target if way.plain else _here(where / name, way.end, places)
-    _write(tree, where, links, frozen=True)
+    _write(tree, where, links, frozen=True, moving=moving)
 
 
 def _here(link: Path, end: tuple[str, ...], places: dict[str, Path]) -> str:
@@ -38,7 +39,7 @@ def _here(link: Path, end: tuple[str, ...], places: dict[str, Path]) -> str:
     return os.path.relpath(places[mount].joinpath(*below), link.parent)
 
 
-def _write(tree: Tree, where: Path, links: dict[str, str], *, frozen: bool) -> None:
+def _write(tree: Tree, where: Path, links: dict[str, str], *, frozen: bool, moving: bool = False) -> None:
     mask = 0o555 if frozen else 0o777
     root = str(where)
     folders: list[tuple[str, Entry]] = []
@@ -50,7 +51,12 @@ def _write(tree: Tree, where: Path, links: dict[str, str], *, frozen: bool) -> N
         elif entry.kind == "link":
             os.symlink(links[name], path)
         else:
-            _write_file(path, name, entry, mask)
+            try:
+                _write_file(path, name, entry, mask)
+            except FileNotFoundError:
+                if not moving:
+                    raise
+                os.unlink(path)
     for path, entry in reversed(folders):
         os.chmod(path, (entry.mode | 0o755) & mask)
     os.chmod(root, 0o755 & mask)
@@ -62,5 +68,7 @@ def _write_file(path: str, name: str, entry: Entry, mask: int) -> None:
         assert entry.source is not None
         entry.source.copy(name, fd)
         os.fchmod(fd, (entry.mode | 0o444) & mask)
+        if entry.mtime_ns:
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
     finally:
         os.close(fd)

@@ -135,7 +135,12 @@ class Environment:
     async def _furnish(self, folder: Path, identity: Identity) -> Plan:
         """Puts code and layers into its folder."""
         assert self._package is not None
-        await asyncio.to_thread(self._package.place, folder / "task", folder / "opt")
+        placing = asyncio.ensure_future(asyncio.to_thread(self._package.place, folder / "task", folder / "opt"))
+        try:
+            await asyncio.shield(placing)
+        except asyncio.CancelledError:
+            await asyncio.wait([placing])  # else the folder would be removed while it is being filled
+            raise
         return plan(self.function, self._interpreter, str(folder), identity, self._credentials)
 
     def start(self) -> None:
