@@ -459,7 +459,7 @@ async def test_a_process_that_ends_while_frozen_leaves_its_children_able_to_go_o
 COMET = """
 import mmap, os, struct, sys
 memory = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 4096)
-for generation in range(1, 5001):
+for generation in range(1, 50001):
     struct.pack_into("=Q", memory, 0, generation)
     if os.fork():
         os._exit(0)
@@ -484,7 +484,7 @@ async def test_a_comet_is_frozen_completely_and_killed(world: World, counters: C
     at = counters[0]
     burn()
     assert counters[0] == at
-    assert at < 5000, "it came to its end by itself: this showed nothing"
+    assert at < 50000, "it came to its end by itself: this showed nothing"
     assert world.tree.pids() == []
 
 
@@ -722,6 +722,6 @@ async def test_a_program_that_is_still_open_for_writing_is_waited_for(world: Wor
         pytest.skip("the plain tree reports it")
     program = tmp_path / "program"
     shutil.copy("/bin/true", program)
-    holder = open(program, "ab")  # noqa: SIM115 (closed by the loop)
+    holder = open(program, "ab")  # noqa: ASYNC230, SIM115 (closed by the loop)
     asyncio.get_running_loop().call_later(0.02, holder.close)
     assert (await (await world.start(str(program))).ended).code == 0
