@@ -43,7 +43,7 @@ def subjects(host_runtimes: dict[str, str], ruby_client: str | None) -> list[Sub
         client = f"PYTHONPATH={shlex.quote(str(folder))} exec {python} -m awslambdaric app.handler" if folder else None
         found.append(Subject("python", [python, "-c", "pass"], client))
     if node := host_runtimes.get("nodejs"):
-        entry = next(iter(CLIENTS.glob("aws-lambda-ric-3*/node_modules/aws-lambda-ric/bin/index.mjs")), None)
+        entry = next(iter(CLIENTS.glob("aws-lambda-ric-3*/bin/index.mjs")), None)
         found.append(Subject("nodejs", [node, "-e", "0"], f"exec {node} {entry} app.handler" if entry else None))
     if ruby := host_runtimes.get("ruby"):
         # Not in a registry that tests may use: a checkout of it, by hand.

@@ -39,6 +39,7 @@ class Plan:
     places: Places
     variables: Mapping[str, str]
     interpreter: Interpreter | None = None
+    arguments: Sequence[str] = ()
 
     @property
     def managed(self) -> bool:
@@ -52,10 +53,12 @@ class Plan:
 
     def entry(self) -> Entry:
         """Raises EntrypointError."""
-        interpreter = self.interpreter
-        if interpreter is not None:
-            bootstrap = f"{self.places.runtime}/bootstrap"
-            return Entry(bootstrap, [bootstrap, interpreter.path, self.places.opt, interpreter.version], self.variables)
+        if self.interpreter is not None:
+            command = [self.interpreter.path, *self.arguments]
+            if not self.variables.get("AWS_LAMBDA_EXEC_WRAPPER"):
+                return Entry(command[0], command, self.variables)
+            bootstrap = str(asset("runtimes", "bootstrap"))
+            return Entry(bootstrap, [bootstrap, self.places.opt, *command], self.variables)
         looked_at = None
         for folder in (self.places.task, self.places.opt):  # DECISIONS "bootstrap search"
             file = Path(folder, "bootstrap")
@@ -99,7 +102,32 @@ def plan(
     if interpreter is None:
         return Plan(places, variables)
     variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{interpreter.runtime}"  # EN-005: the id that runs, not "python"
-    return Plan(places, variables, interpreter)
+    return Plan(places, variables, interpreter, _arguments(interpreter, places, function))
+
+
+def _arguments(interpreter: Interpreter, places: Places, function: FunctionConfig) -> list[str]:
+    """What the interpreter is started with."""
+    if interpreter.language == "python":
+        # -S: only the standard library, the function and its layers can be imported, as on Lambda. -u: print() is out at once.
+        return ["-S", "-u", f"{places.runtime}/bootstrap.py", places.opt]
+    if interpreter.language == "nodejs":
+        return [*_node_options(interpreter.number, function), f"{places.runtime}/index.cjs"]
+    return [f"{places.runtime}/bootstrap.rb"]
+
+
+def _node_options(version: tuple[int, ...], function: FunctionConfig) -> list[str]:
+    """The options that Lambda's own Node.js runs with; those of the function's NODE_OPTIONS win."""
+    users = function.environment.get("NODE_OPTIONS", "").replace("_", "-")
+    options = ["--expose-gc", "--max-http-header-size", "81920"]
+    if "max-old-space-size" not in users and "max-semi-space-size" not in users:
+        young = function.memory_mb // 10
+        options += [f"--max-semi-space-size={young // 2}", f"--max-old-space-size={function.memory_mb - young}"]
+    # From these releases on Node.js can require() ES modules, and guesses which files are some. Lambda has switched that off.
+    if version >= (20, 17) and "--experimental-require-module" not in users:
+        options.append("--no-experimental-require-module")
+    if version >= (22,) and "--experimental-detect-module" not in users:
+        options.append("--no-experimental-detect-module")
+    return options
 
 
 def _layer_paths(interpreter: Interpreter, places: Places) -> dict[str, str]:
@@ -115,4 +143,5 @@ def _layer_paths(interpreter: Interpreter, places: Places) -> dict[str, str]:
     return {
         "GEM_PATH": f"{task}/vendor/bundle/ruby/{abi}:{opt}/ruby/gems/{abi}",
         "RUBYLIB": f"{task}:{runtime}/lib:{opt}/ruby/lib",
+        "LC_CTYPE": "C.UTF-8",  # so that variables are UTF-8 where this machine has no en_US.UTF-8
     }

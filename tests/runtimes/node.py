@@ -156,9 +156,7 @@ async def facing(one: Interpreter, code: Path, handler: str = "app.handler") -> 
         "LAMBDA_RUNTIME_DIR": str(RUNTIME),
         "_HANDLER": handler,
     }
-    process = await asyncio.create_subprocess_exec(
-        str(RUNTIME / "bootstrap"), one.path, "/nowhere", one.version, cwd=code, env=variables
-    )
+    process = await asyncio.create_subprocess_exec(one.path, str(RUNTIME / "index.cjs"), cwd=code, env=variables)
     api = None
     try:
         api = await asyncio.wait_for(connected, 20)
