@@ -71,3 +71,11 @@ def test_help_is_quick_because_verbs_are_imported_late() -> None:
     heavy = "print([m for m in ('asyncio', 'uvloop', 'httptools', 'psutil', 'sandbox.host') if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code + heavy], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.splitlines()[-1] == "[]"
+
+
+def test_the_comparison_with_awss_clients_has_every_case() -> None:
+    from tests.runtimes import comparison
+
+    told = comparison.FILE.read_text()
+    missing = [name for name in comparison.names() if f"**{name}**" not in told]
+    assert not missing, "python -m tests.runtimes.comparison --write"
