@@ -147,7 +147,7 @@ class Interpreters:
         if runtime is None or runtime.startswith("provided"):
             return None
         language, version = _parse(runtime)
-        if version is not None and _number(version) < language.least:
+        if version is not None and _number(version) < language.least and not self._nearest:
             oldest = language.id_of.format(*language.least)
             raise Unsupported(
                 f"runtime {runtime}: the managed runtimes here begin with {oldest}; a bootstrap of your own can run it"
@@ -272,7 +272,10 @@ def _distance(one: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, int]:
 
 def _ask(language: Language, path: str) -> Interpreter | None:
     """None if it does not run (a version manager's empty shim)."""
-    about = os.stat(path)  # noqa: PTH116
+    try:
+        about = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
     key = f"{path} {about.st_ino} {about.st_mtime_ns} {about.st_size}"
     memory = _remembered()
     said = memory.get(key)

@@ -136,6 +136,7 @@ def test_what_is_not_here_is_refused_with_what_is_and_how_to_get_it(install: Ins
         (["20.20.2", "24.1.0"], "nodejs22.x", "nodejs24.x"),  # as far: the newer one
         (["18.1.0", "20.20.2"], "nodejs24.x", "nodejs20.x"),
         (["24.1.0"], "nodejs18.x", "nodejs24.x"),
+        (["24.1.0"], "nodejs16.x", "nodejs24.x"),  # older than our runtime: there is always a nearest
     ],
 )
 def test_the_nearest_one_is_run_and_marked_if_that_is_wanted(

@@ -543,3 +543,23 @@ async def test_a_handler_may_take_every_descriptor_away(deploy: Deploy) -> None:
     assert result.function_error == "Unhandled"
     assert result.json()["errorType"] == "Runtime.ExitError"
     assert (await function.invoke("process.pid")).check().json() != before
+
+
+LATE = {
+    "a rejection": "Promise.reject(new RangeError('late'))",
+    "in the next turn": "setImmediate(() => { throw new RangeError('late'); })",
+    "in the next tick": "process.nextTick(() => { throw new RangeError('late'); })",
+}
+
+
+@pytest.mark.parametrize("what", LATE)
+async def test_what_breaks_just_after_the_answer_ends_this_process_and_not_the_next_invoke(deploy: Deploy, what: str) -> None:
+    """Up to Node.js 22 the answer counts, as with AWS's client; and a process on its way out takes no event."""
+    app = f"exports.handler = async (event) => {{ if (event === 'late') {LATE[what]}; return process.pid; }};"
+    function = await deploy(app, handler="app.handler")
+    before = (await function.invoke("")).check().json()
+    for _ in range(3):
+        assert (await function.invoke("late")).check().json() == before
+        after = (await function.invoke("")).check().json()
+        assert after != before
+        before = after

@@ -186,9 +186,10 @@ CASES: list[Case] = [
     returns(
         "context",
         "the fields of the context",
-        "[c.function_name, c.function_version, c.memory_limit_in_mb, c.invoked_function_arn, c.log_group_name,\n"
-        "            type(c.get_remaining_time_in_millis()).__name__, type(c.aws_request_id).__name__, c.client_context,\n"
-        "            c.identity and c.identity.cognito_identity_id, c.tenant_id]",
+        "[context.function_name, context.function_version, context.memory_limit_in_mb, context.invoked_function_arn,\n"
+        "            context.log_group_name, type(context.get_remaining_time_in_millis()).__name__, context.client_context,\n"
+        "            type(context.aws_request_id).__name__, context.identity and context.identity.cognito_identity_id,\n"
+        "            context.tenant_id]",
     ),
     returns("context-names", "all names of the context", "sorted(n for n in dir(context) if not n.startswith('_'))"),
     returns(
@@ -638,3 +639,9 @@ def test_both_sides_make_a_table(aws: dict[str, Observation], ours: dict[str, Ob
     assert {line.count("|") for line in text.splitlines()} == {7}
     nothing = next(line for line in text.splitlines() if line.startswith("| **nothing**"))
     assert nothing == "| **nothing**: no return | <code>null</code> | 〃 |  |  | same |"
+
+
+def test_no_case_fails_by_a_slip_of_its_own(aws: dict[str, Observation]) -> None:
+    """A NameError on both sides would be the same, and would show nothing."""
+    slips = [name for name, one in aws.items() if one.error and "NameError" in one.error and "name" not in name]
+    assert slips == []

@@ -226,3 +226,19 @@ async def test_a_timeout_ends_the_process_and_what_it_started(deploy: Deploy) ->
 async def test_a_handler_may_take_stdout_away(deploy: Deploy) -> None:
     function = await deploy("import sys\ndef handler(event, context):\n    sys.stdout = sys.stderr = None\n    return event\n")
     assert [(await function.invoke(event)).check().json() for event in (1, 2)] == [1, 2]
+
+
+@pytest.mark.parametrize("break_it", ["sys.stdout.close()", "sys.stdout = None", "os.close(1)"])
+async def test_errors_are_told_and_logged_without_a_stdout(deploy: Deploy, break_it: str) -> None:
+    app = f"""
+    import os, sys
+    def handler(event, context):
+        {break_it} if event == "break" else None
+        raise ValueError(os.getpid())
+    """
+    function = await deploy(app)
+    first, second, third = [await function.invoke(event) for event in ("break", "", "")]
+    for result in (first, second, third):
+        assert result.json()["errorType"] == "ValueError"
+        assert printed(result)[0].startswith("[ERROR] ValueError")
+    assert first.json()["errorMessage"] == third.json()["errorMessage"]  # one process

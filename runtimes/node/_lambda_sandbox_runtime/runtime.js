@@ -17,6 +17,8 @@ const NO_CALLBACKS = 'ERROR: AWS Lambda has removed support for callback-based f
   + 'You need to modify this function to use a supported handler signature to use Node.js 24 or later. '
   + 'For more information see https://docs.aws.amazon.com/lambda/latest/dg/nodejs-handler.html.';
 
+const NEVER = new Promise(() => {});
+
 class Runtime {
   constructor() {
     this.legacy = Number(process.versions.node.split('.', 1)[0]) <= LAST_WITH_CALLBACKS;
@@ -73,6 +75,7 @@ class Runtime {
   }
 
   async _serveOne() {
+    if (this.ending) await NEVER; // a process that is on its way out must not take an event
     const { headers, body } = await this.client.next();
     this.client.rest();
     this.id = headers['lambda-runtime-aws-request-id'];
@@ -97,6 +100,9 @@ class Runtime {
       await this._fail(error);
       return;
     }
+    // From Node.js 24 on, what breaks in the turn of the loop in which the handler ends is still in time to fail the invoke.
+    if (!this.legacy) await new Promise(setImmediate);
+    if (!this.legacy && this.ending) await NEVER;
     await this.client.respond(this.id, { ...JSON_TYPE, ...this.nonce }, answer);
   }
 
@@ -150,7 +156,8 @@ class Runtime {
       ...nonce,
     });
     const stream = new ResponseStream(open, this.handler[HIGH_WATER_MARK]);
-    stream.on('error', () => {}); // the handler hears of it where it writes; the caller by the trailers
+    let failed = null; // by the stream itself: the handler hears of it where it writes, the caller by the trailers
+    stream.on('error', (error) => { failed = error; });
     const waits = { callbackWaitsForEmptyEventLoop: true };
     const alive = setInterval(() => {}, 0x7fffffff); // a stream that nobody ends is waited for until the deadline
     try {
@@ -161,9 +168,11 @@ class Runtime {
     } catch (error) {
       this.logs.error('Invoke Error', error, logText(error));
       stream.fail(error);
+      failed = null;
     }
     try {
       await stream.answered;
+      if (failed) this.logs.error('Invoke Error', failed, logText(failed));
     } finally {
       clearInterval(alive);
     }
@@ -191,7 +200,7 @@ class Runtime {
 
   // The end of this process: it is told to the API, on a connection of its own, for the other one may be polling.
   async _crash(words, error, code) {
-    if (this.ending) return new Promise(() => {});
+    if (this.ending) return NEVER;
     this.ending = true;
     try {
       this.logs.error(words, error, logText(error));

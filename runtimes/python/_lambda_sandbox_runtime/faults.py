@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 
 _CAUSE_LIMIT = 1024 * 1024  # AWS's clients leave the header out beyond it
 
@@ -70,12 +69,3 @@ def log_text(told: dict) -> str:
     what = ": ".join(part for part in (told["errorType"], told["errorMessage"]) if part)
     trace = "".join(told["stackTrace"]).rstrip("\n")
     return f"[ERROR] {what}\nTraceback (most recent call last):" + (f"\n{trace}" if trace else "")
-
-
-def flush() -> None:
-    """What was printed must be in the log before the answer is out."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except Exception:  # the function closed it, or put something else in its place
-            pass

@@ -37,8 +37,11 @@ class Sink:
     def write(self, text: str, level: int) -> None:
         """One record. `level` is logging's number, 0 if there is none."""
         if self.fd is None:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+            try:
+                sys.stdout.write(text + "\n")
+            except Exception:  # closed, or replaced by something that is no file: there is nowhere to write
+                pass
+            flush(sys.stdout)
             return
         magic = (_JSON_MAGIC if self.as_json else _MAGIC) | _frame_level(level) << 2
         self._frame(magic, text.encode("utf-8", "replace"))
@@ -51,13 +54,21 @@ class Sink:
     def _frame(self, magic: int, message: bytes) -> None:
         data = struct.pack(">IIQ", magic, len(message), time.time_ns() // 1000) + message
         fd = self._printed if len(data) <= _ATOMIC else self.fd
+        if fd == self._printed:
+            flush(sys.stdout)
         try:
-            if fd == self._printed:
-                sys.stdout.flush()
             while data:
                 data = data[os.write(fd, data) :]
-        except (OSError, ValueError, AttributeError):  # the function closed it: from here on as without
+        except OSError:  # the function closed it: from here on as without
             self.fd = None
+
+
+def flush(stream: object) -> None:
+    """What was printed is out; also if the function has closed the stream, or put something else in its place."""
+    try:
+        stream.flush()  # type: ignore[attr-defined]
+    except Exception:
+        pass
 
 
 def _frame_level(level: int) -> int:

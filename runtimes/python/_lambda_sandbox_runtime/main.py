@@ -49,7 +49,7 @@ def _set_paths(opt: str) -> None:
 def _init_failed(client: RuntimeClient, sink: logs.Sink, error: Exception) -> None:
     told = faults.document(error, "")
     _log(sink, told)
-    faults.flush()
+    _flush()
     client.report_init_error(json.dumps(told).encode(), told["errorType"])
     sys.exit(1)
 
@@ -70,15 +70,21 @@ def _serve_one(client: RuntimeClient, sink: logs.Sink, handler: Callable) -> Non
     except Exception as error:
         told = faults.document(error, request_id)
         _log(sink, told)
-        faults.flush()
+        _flush()
         status = client.report_error(request_id, invocation_id, json.dumps(told).encode(), faults.cause(error))
     else:
-        faults.flush()
+        _flush()
         status = client.respond(request_id, invocation_id, body, content_type)
         if status == 413:  # the caller has been told already; the next event comes as ever
             status = _ACCEPTED
     if status not in (_ACCEPTED, 400, 410):  # 400 and 410: too late, the invocation is over (RT-062)
         sys.exit(f"the Runtime API answered {status}")
+
+
+def _flush() -> None:
+    """What was printed must be in the log before the answer is out."""
+    logs.flush(sys.stdout)
+    logs.flush(sys.stderr)
 
 
 def _event(payload: bytes) -> object:
