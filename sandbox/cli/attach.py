@@ -93,17 +93,25 @@ def _instruct(environment: AttachedEnvironment, options: dict[str, Any]) -> None
 
     variables = environment.exports()
     if options["env_file"]:
-        try:
-            Path(options["env_file"]).write_text(env_file(variables))
-        except OSError as error:
-            raise ConfigError(f"--env-file {options['env_file']}: {error.strerror}") from None
+        _write_env_file(Path(options["env_file"]), env_file(variables))
     _say("Start your runtime with these variables, in a debugger if you like; a new start begins a new generation.")
+    _say("Credentials and region among them are dummies: leave those lines out to keep your own.")
     for name, value in variables.items():
         _say(f"export {name}={shlex.quote(value)}")
     _say(f"Events: curl -d '{{}}' http://{environment.address}/2015-03-31/functions/function/invocations")
     _say(
         "Nothing is frozen, killed or measured: the process is yours." + (" Timeouts are off." if options["no_timeout"] else "")
     )
+
+
+def _write_env_file(path: Path, text: str) -> None:
+    """Only over a file that was written by us: people have secrets in theirs."""
+    try:
+        if path.exists() and not path.read_text(errors="replace").startswith(text.partition("\n")[0]):
+            raise ConfigError(f"--env-file {path}: it is there already, and not by sandbox attach: name another file")
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"--env-file {path}: {error.strerror}") from None
 
 
 async def _one(environment: AttachedEnvironment, payload: bytes, as_json: bool) -> int:
@@ -115,22 +123,29 @@ async def _one(environment: AttachedEnvironment, payload: bytes, as_json: bool) 
     await job.answered
     if job.result.status == "timeout":
         _say("sandbox: on Lambda the process is killed now; here it goes on, and its next poll begins a new generation")
-    else:
-        await job.reported
-    print_result(job.result, as_json)
+    if not as_json:
+        print_result(job.result, as_json)  # at once: the runtime may be held by a debugger before it polls again
+    await job.reported
+    if as_json:
+        print_result(job.result, as_json)
     return exit_code(job.result)
 
 
 async def _payloads(given: list[str | bytes]) -> AsyncIterator[bytes]:
+    from sandbox.host.environment.job import check_payload
+
     for event in given:
         if isinstance(event, bytes):
             yield event
             continue
         async for line in _stdin_lines():
+            payload = line.encode("utf-8", "surrogateescape")
             try:
-                yield read_event(line)
+                check_payload(payload)
             except ConfigError as error:
-                _say(f"sandbox: {error}")
+                _say(f"sandbox: standard input, {line[:60]!r}: {error}; it is left out")
+            else:
+                yield payload
 
 
 async def _stdin_lines() -> AsyncIterator[str]:

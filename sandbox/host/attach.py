@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import json
+import re
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from sandbox.clock import Clock
-from sandbox.core.effects import EVERYONE, Emit, Signal
+from sandbox.core.effects import EVERYONE, Answered, Emit, Failed, Signal
 from sandbox.core.errors import ConfigError, SandboxError
 from sandbox.core.events import RUNTIME, ClientGone, Event, Exited, Gone, InitError, Invoke, Next, Start
 from sandbox.core.function import FunctionConfig
@@ -123,6 +124,12 @@ class AttachedEnvironment(Environment):
         self._queue.append(job)
         self._pump()
 
+    def forget(self, job: Job) -> None:
+        """Its caller has gone: an event that waits is not delivered any more."""
+        if job in self._queue:
+            self._queue.remove(job)
+            job.fail(ConfigError("its caller has gone"))
+
     async def shutdown(self, reason: str = "spindown") -> None:
         queued, self._queue = self._queue, deque()
         for job in queued:
@@ -161,7 +168,30 @@ class AttachedEnvironment(Environment):
         elif self._queue:
             self._pump()
 
+    def _answered(self, effect: Answered) -> None:
+        super()._answered(effect)
+        self._watch_for_its_end(effect.invocation_id)
+
+    def _watch_for_its_end(self, invocation_id: str) -> None:
+        """A runtime that answers and goes (a debugger that is stopped) never polls again: its connections tell."""
+
+        def look() -> None:
+            current = self.machine.current
+            if current is None or current.id != invocation_id or self.machine.runtime is not Runtime.RUNNING:
+                return
+            if self._api.has_connections():
+                self._watch_for_its_end(invocation_id)
+            else:
+                self._begin_anew("it has answered, and its connections are gone")
+
+        self.clock.call_at(self.clock.now() + POLL_LOST, look)
+
+    def _explain(self, effect: Failed, job: Job) -> None:
+        """Nothing is known of how it ended, and it is not ours to say: the exchanges are shown."""
+
     def _emit(self, effect: Emit) -> None:
+        if effect.type == "sandbox.endedWhileFrozen":
+            return
         if effect.type == "platform.report":
             effect.record["metrics"].pop("initDurationMs", None)  # not known, so not told
         super()._emit(effect)
@@ -188,6 +218,7 @@ class _AttachedApi(RuntimeApi):
         super().__init__(environment.feed, before_poll)
         self._environment = environment
         self._tasks: set[asyncio.Task[None]] = set()
+        self._callers: dict[int, Job] = {}
 
     def close(self) -> None:
         for task in self._tasks:
@@ -204,18 +235,27 @@ class _AttachedApi(RuntimeApi):
 
     def _watch(self, exchange: Exchange) -> None:
         watch = self._environment.watch
-        if watch is None or exchange.reply.__class__ is partial:
+        if watch is None or exchange.reply.__class__ is partial or exchange.replied:
             return
         watch(f"{exchange.number}> {exchange.method.decode()} {exchange.target.decode('latin-1')}{_size(exchange.size)}")
         exchange.reply = partial(_watched_reply, watch, exchange, exchange.reply)  # type: ignore[method-assign]
 
     def _other(self, exchange: Exchange) -> None:
-        if exchange.target.startswith(_RIE) and exchange.target.endswith(b"/invocations") and exchange.method == b"POST":
+        if not (exchange.target.startswith(_RIE) and exchange.target.endswith(b"/invocations")):
+            super()._other(exchange)
+        elif exchange.method != b"POST":
+            self._wrong_method(exchange, "POST")
+        else:
             task = asyncio.get_running_loop().create_task(self._invoke(exchange))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def gone(self, exchange: Exchange) -> None:
+        job = self._callers.get(exchange.number)
+        if job is None:
+            super().gone(exchange)
         else:
-            super()._other(exchange)
+            self._environment.forget(job)
 
     async def _invoke(self, exchange: Exchange) -> None:
         """One synchronous invoke, answered as the Lambda API answers it."""
@@ -232,12 +272,17 @@ class _AttachedApi(RuntimeApi):
         except ConfigError as error:
             exchange.reply(400, JSON, error_body("InvalidRequestContentException", str(error)))
             return
+        exchange.undeliverable = True  # so that `gone` is told of a caller who has given up
+        self._callers[exchange.number] = job
         environment.invoke(job)
         try:
             await job.answered
         except SandboxError as error:
             exchange.reply(503, JSON, error_body("ServiceException", str(error)))
             return
+        finally:
+            exchange.undeliverable = False
+            self._callers.pop(exchange.number, None)
         result = job.result
         fields = f"Content-Type: {result.content_type}\r\nX-Amz-Executed-Version: {result.executed_version}\r\n"
         fields += f"x-amzn-RequestId: {result.request_id}\r\n"
@@ -285,5 +330,12 @@ def _client_context(exchange: Exchange) -> object:
 
 
 def env_file(variables: dict[str, str]) -> str:
-    """NAME=VALUE lines, as debuggers and IDEs read them."""
-    return "".join(f"{name}={value}\n" for name, value in variables.items() if "\n" not in value)
+    """NAME=VALUE lines, as debuggers and IDEs read them; quoted where a reader could see more in a value than its text."""
+    lines = ["# written by sandbox attach"]
+    for name, value in variables.items():
+        lines.append(f"{name}={value}" if re.fullmatch(r"[\w./:@+-]*", value) else f"{name}={_quoted(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("\n", " ").replace("'", "") + "'"

@@ -116,6 +116,9 @@ class RuntimeApi:
         """Whether a connection has bytes that were sent and not read yet."""
         return any(connection.has_unread() for connection in self._connections)
 
+    def has_connections(self) -> bool:
+        return bool(self._connections)
+
     @property
     def last_call(self) -> LastCall | None:
         last = self._last

@@ -82,7 +82,7 @@ def test_events_of_standard_input_one_a_line(attach: Attach) -> None:
     mine = runtime(exports, 2)
     out, err = process.communicate('"one"\n\nno json\n"two"\n', timeout=30)
     assert out.splitlines() == ['"ONE"', '"TWO"']
-    assert "sandbox: the event is not JSON" in err
+    assert "sandbox: standard input, 'no json': the event is not JSON" in err
     assert "> GET" not in err
     assert (process.returncode, mine.wait(30)) == (0, 0)
 
@@ -91,6 +91,7 @@ def test_without_an_event_it_serves_until_it_is_interrupted(attach: Attach, tmp_
     file = tmp_path / ".env"
     process, exports = attach("--env-file", str(file))
     assert f"AWS_LAMBDA_RUNTIME_API={exports['AWS_LAMBDA_RUNTIME_API']}\n" in file.read_text()
+    assert "AWS_LAMBDA_FUNCTION_VERSION='$LATEST'\n" in file.read_text()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
@@ -106,3 +107,28 @@ def test_a_mistake_is_2_and_named(arguments: list[str], said: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+def test_a_file_of_the_users_own_is_not_written_over(attach: Attach, tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("SECRET=mine\n")
+    command = [COMMAND, "attach", "--port", "0", "--env-file", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, file.read_text()) == (2, "SECRET=mine\n")
+    assert "name another file" in done.stderr
+    file.unlink()
+    for _ in range(2):  # its own it may
+        attach("--env-file", str(file))
+
+
+def test_the_answer_is_shown_before_the_runtime_polls_again(attach: Attach) -> None:
+    """It may be held in a debugger, or be ended: then the invoke ends a second later."""
+    process, exports = attach("1", "2")
+    code = RUNTIME.partition('api.request("GET", "/2018-06-01/runtime/invocation/next")\ntry')[0]
+    for _ in range(2):
+        once = [sys.executable, "-c", code, "1"]
+        subprocess.run(once, env={**os.environ, **exports}, check=True, timeout=30)
+    out, err = process.communicate(timeout=30)
+    assert out == "1\n2\n"
+    assert "a new generation begins" in err
+    assert process.returncode == 0

@@ -201,6 +201,40 @@ async def test_a_bad_event_at_the_emulators_path(attached: Attached, fields: dic
     assert said in reply.json()["errorMessage"]  # type: ignore[index]
 
 
+async def test_a_wrong_method_at_the_emulators_path(attached: Attached) -> None:
+    assert (await (await attached.connect()).ask("GET", RIE)).status == 405
+
+
+async def test_a_caller_who_has_given_up_is_not_served_later(attached: Attached) -> None:
+    impatient, runtime = await attached.connect(), await attached.connect()
+    task = asyncio.ensure_future(impatient.ask("POST", RIE, b'"first"'))
+    await attached.until(lambda: bool(attached.environment._queue))
+    task.cancel()
+    await impatient.close()
+    await attached.until(lambda: not attached.environment._queue)
+    job = attached.invoke(b'"second"')
+    assert (await runtime.ask("GET", "invocation/next")).body == b'"second"'
+    assert (await answer(runtime, job)).status == 202
+
+
+async def test_a_runtime_that_answers_and_goes_ends_its_generation(attached: Attached) -> None:
+    job, runtime = attached.invoke(b"1"), await attached.connect()
+    await runtime.ask("GET", "invocation/next")
+    assert (await answer(runtime, job)).status == 202
+    attached.clock.advance(POLL_LOST)  # it is held in a debugger, perhaps
+    assert not job.is_reported
+    await runtime.close()
+    await attached.until(lambda: not attached.environment._api.has_connections())
+    attached.clock.advance(POLL_LOST)
+    await job.reported
+    assert job.result.payload == b'"answer"'
+    another = attached.invoke(b"2")
+    runtime = await attached.connect()
+    assert (await runtime.ask("GET", "invocation/next")).body == b"2"
+    assert attached.environment.machine.generation == 2
+    assert another.started
+
+
 async def test_an_event_that_nobody_took_is_refused_at_the_end(attached: Attached) -> None:
     job = attached.invoke()
     await attached.environment.shutdown()
