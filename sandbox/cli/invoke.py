@@ -175,6 +175,8 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
     from sandbox.host.host import Host
 
     client_context = _document("--client-context", options["client_context"])
+    if isinstance(client_context, str):
+        raise ConfigError("--client-context is not a JSON object: it has the keys client, custom and env")
     cognito = _document("--cognito", options["cognito"])
     code = OK
     with _open_journal(options["journal"]) as journal:

@@ -42,6 +42,7 @@ DEFAULT_REGION: Final = "us-east-1"  # DECISIONS "credentials and region"
 
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
 _VARIABLE = re.compile(r"[a-zA-Z]([a-zA-Z0-9_])+")  # EN-019
+_REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LOG_FORMATS: Final = ("Text", "JSON")
 _LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 
@@ -82,6 +83,8 @@ class FunctionConfig:
             )
         if len(self.handler) > limits.HANDLER_LENGTH or any(c.isspace() for c in self.handler):
             raise ConfigError(f"handler {self.handler!r}: at most {limits.HANDLER_LENGTH} characters, none of them white space")
+        if not _REGION.fullmatch(self.region):
+            raise ConfigError(f"region {self.region!r}: a name like us-east-1")
         if len(self.layers) > limits.LAYERS:
             raise ConfigError(f"{len(self.layers)} layers: a function has at most {limits.LAYERS}")
         if self.log_format not in (None, *_LOG_FORMATS):

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from sandbox.core.errors import SandboxError
 from sandbox.core.limits import DIRECT_UPLOAD, PACKAGE_LIMIT
-from sandbox.host.environment.diagnosis import elf_hint, entrypoint_hints
+from sandbox.host.environment.diagnosis import Source, elf_hint, entrypoint_hints
 from sandbox.host.folders import remove_tree
 from sandbox.host.interpreters import Interpreter, Interpreters, default_handler
 from sandbox.package.cache import Cache
@@ -54,7 +54,7 @@ def _examine(
     remarks = list(_size(code, package))
     remarks += [Remark(False, f"left out: {what}") for what in package.code.left_out]
     remarks += _modes(package)
-    remarks += _programs(root, package)
+    remarks += _programs(code, root, package)
     if runtime is None and not handler and _is_layer(package):
         return "a layer", remarks + list(_layer(package))
     try:
@@ -64,7 +64,7 @@ def _examine(
     if interpreter is not None:
         return f"a function for {interpreter.runtime}", remarks + list(_managed(root, package, interpreter, handler))
     if "bootstrap" in package.code.entries:
-        hints = entrypoint_hints(str(root / "bootstrap"), f"{code}/bootstrap" if code.is_dir() else "bootstrap")
+        hints = entrypoint_hints(str(root / "bootstrap"), _source(code, "bootstrap"))
         return "a bootstrap that can be started" if not hints else "a bootstrap", remarks + [Remark(True, h) for h in hints]
     return "a function without a bootstrap", [*remarks, Remark(True, _no_bootstrap(package))]
 
@@ -88,13 +88,13 @@ def _modes(package: Package) -> Iterator[Remark]:
         yield Remark(False, f"{_some(closed)}: not readable for others, and on Lambda another user runs it: chmod -R o+rX")
 
 
-def _programs(root: Path, package: Package) -> Iterator[Remark]:
+def _programs(code: Path, root: Path, package: Package) -> Iterator[Remark]:
     """Extensions that cannot be started; shared libraries for other machines."""
     for name, entry in package.code.entries.items():
         if entry.kind != "file":
             continue
         if re.fullmatch(r"extensions/[^/]+", name):
-            yield from (Remark(True, hint) for hint in entrypoint_hints(str(root / name), name))
+            yield from (Remark(True, hint) for hint in entrypoint_hints(str(root / name), _source(code, name)))
         elif name.endswith((".so", ".node")) or ".so." in name:
             with (root / name).open("rb") as file:
                 head = file.read(_HEAD)
@@ -103,6 +103,10 @@ def _programs(root: Path, package: Package) -> Iterator[Remark]:
                     yield Remark(True, hint)
             elif head:
                 yield Remark(True, f"{name} is no library for Linux: install the package for Linux (pip --platform, npm --os)")
+
+
+def _source(code: Path, name: str) -> Source:
+    return Source(f"{code}/{name}") if code.is_dir() else Source(name, code.name)
 
 
 def _is_layer(package: Package) -> bool:

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from sandbox.assets import asset
 from sandbox.core.function import FunctionConfig
+from sandbox.host.environment.diagnosis import A_LAYER, Source
 from sandbox.host.interpreters import Interpreter
 from sandbox.process.variables import Identity, Places, runtime_variables
 
@@ -68,15 +69,25 @@ class Plan:
                     return Entry(str(file), [str(file)], self.variables)
         raise EntrypointError("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]", looked_at)
 
-    def source(self, program: str | None, code: str) -> str | None:
-        """A program's path as its author knows it: what is in the function's own folders are copies."""
+    def source(self, path: str | None, code: str) -> Source | None:
+        """A file as its author knows it: what is in the function's own folders are copies."""
         task, opt = self.places.task + "/", self.places.opt + "/"
-        if program is None or not program.startswith((task, opt)):
-            return program
-        if program.startswith(opt):
-            return f"{program.removeprefix(opt)} (from a layer)"
-        name = program.removeprefix(task)
-        return f"{code}/{name}" if Path(code).is_dir() else f"{name} (in {code})"
+        if path is None:
+            return None
+        if path.startswith(opt):
+            return Source(path.removeprefix(opt), A_LAYER)
+        if not path.startswith(task):
+            return Source(path)
+        name = path.removeprefix(task)
+        return Source(f"{code}/{name}") if Path(code).is_dir() else Source(name, code)
+
+    @property
+    def wrapper(self) -> str | None:
+        """The file that AWS_LAMBDA_EXEC_WRAPPER names, if this runtime honours it."""
+        name = self.variables.get("AWS_LAMBDA_EXEC_WRAPPER")
+        if not name or not self.managed:
+            return None
+        return self.places.opt + name.removeprefix("/opt") if name.startswith("/opt/") and not Path(name).exists() else name
 
     def shown(self, program: str | None) -> str:
         """A program's path as the function would see it on Lambda."""

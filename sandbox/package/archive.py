@@ -128,6 +128,8 @@ def open_zip(path: Path, mount: str) -> Iterator[tuple[Tree, Check]]:
             zipped = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, ValueError, OverflowError, struct.error, EOFError, OSError, NotImplementedError) as error:
             why = "it is empty" if not os.fstat(file.fileno()).st_size else f"{str(error) or type(error).__name__}".lower()
+            if path.suffix != ".zip":
+                raise PackageError(f"{name}: neither a folder nor a .zip ({why}); its folder is {path.parent}") from None
             raise PackageError(f"{name}: not a zip, or a broken or truncated one: {why}") from None
         with zipped:
             yield _tree(name, mount, file, zipped), Check(name, file)

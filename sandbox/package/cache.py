@@ -55,25 +55,25 @@ class Cache:
         self._given = root
 
     @cached_property
-    def _root(self) -> Path:
+    def root(self) -> Path:
         return (self._given or default_root()) / "packages"
 
     def keep(self, key: str, make: Callable[[Path], None]) -> Kept:
         """The tree of that key; `make` fills a new folder if there is none yet. Raises what it raises, and OSError."""
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = self._lock(key, fcntl.LOCK_SH)  # says that the tree is used
         try:
-            if not (self._root / key).is_dir():
+            if not (self.root / key).is_dir():
                 self._make(key, make)
             os.utime(lock)
         except BaseException:
             os.close(lock)
             raise
-        return Kept(self._root / key, lock)
+        return Kept(self.root / key, lock)
 
     def _lock(self, name: str, how: int) -> int:
         """A lock of that name, waited for. Who removes one holds it alone: then it is made anew."""
-        path = self._root / f"{name}.lock"
+        path = self.root / f"{name}.lock"
         while True:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -89,7 +89,7 @@ class Cache:
 
     def _make(self, key: str, make: Callable[[Path], None]) -> None:
         """One makes it, the others wait for that."""
-        path, part = self._root / key, self._root / f"{key}.part"
+        path, part = self.root / key, self.root / f"{key}.part"
         making = self._lock(f"{key}.making", fcntl.LOCK_EX)
         try:
             if path.is_dir():
@@ -104,11 +104,11 @@ class Cache:
                 raise
             self._remove_unused(os.fstat(making).st_mtime)
         finally:
-            (self._root / f"{key}.making.lock").unlink(missing_ok=True)  # who waits for it makes another one
+            (self.root / f"{key}.making.lock").unlink(missing_ok=True)  # who waits for it makes another one
             os.close(making)
 
     def _remove_unused(self, now: float) -> None:
-        for name in self._root.glob("*.lock"):
+        for name in self.root.glob("*.lock"):
             with contextlib.suppress(OSError):  # in use, or gone: not ours to remove
                 if now - name.stat().st_mtime < _UNUSED_AFTER:
                     continue

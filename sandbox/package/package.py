@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +17,8 @@ from sandbox.package.tree import OPT, TASK, PackageError, Tree, check_links, che
 from sandbox.package.write import write, write_for_environment
 
 _FORMAT: Final = b"1"  # of what is written into the cache: a new one whenever that changes
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)  # such an error names no file
 
 
 class Package:
@@ -39,7 +42,8 @@ class Package:
         try:
             self._place(task, opt)
         except OSError as error:
-            raise PackageError(f"{error.filename or self._folder}: {error.strerror or error}") from None
+            where = error.filename or (task.parent if error.errno in _NO_ROOM else self._folder)
+            raise PackageError(f"{where}: {error.strerror or error}") from None
 
     def _place(self, task: Path, opt: Path) -> None:
         places = {TASK: task, OPT: opt}
@@ -66,7 +70,8 @@ def open_package(code: str, layers: Sequence[str], cache: Cache) -> Package:
         for tree in kept:
             tree.release()
         if isinstance(error, OSError):
-            raise PackageError(f"{error.filename or code}: {error.strerror or error}") from None
+            where = error.filename or (cache.root if error.errno in _NO_ROOM else code)
+            raise PackageError(f"{where}: {error.strerror or error}") from None
         raise
 
 
@@ -111,6 +116,8 @@ def _write(tree: Tree, checks: Sequence[Check | FolderCheck], where: Path) -> No
 
 def _existing(path: str) -> Path:
     found = Path(path)
+    if not path:
+        raise PackageError("an empty name is no folder and no .zip: is a variable of your script not set?")
     if not found.exists():
         raise PackageError(f"{path}: there is no such folder or .zip")
     if not found.is_dir() and not found.is_file():

@@ -72,6 +72,8 @@ class Tree:
             if above.kind != "folder":
                 raise PackageError(f"{self.name}: {name!r} lies in {parent!r}, which is a {above.kind}")
         before = self.entries.get(name)
+        if before is not None and before.kind == "folder" and entry.kind != "folder":
+            raise PackageError(f"{self.name}: {name!r} is a {entry.kind}, and other entries lie in it")
         if before is not None and (before.kind, entry.kind) != ("folder", "folder"):
             raise PackageError(f"{self.name}: two entries are named {name!r}")
         self.entries[name] = entry

@@ -112,8 +112,9 @@ def test_libraries_that_cannot_be_loaded(folder: MakeFolder, name: str, content:
 def test_an_extension_without_its_exec_bit(folder: MakeFolder) -> None:
     code = folder(**{"extensions/logs": "#!/bin/sh\n"})
     (code / "extensions" / "logs").chmod(0o644)
-    assert failing(code) == "extensions/logs is there but not executable: chmod +x extensions/logs"
-    (code / "extensions" / "logs").chmod(0o755)
+    file = code / "extensions" / "logs"
+    assert failing(code) == f"{file} is there but not executable: chmod +x {file}"
+    file.chmod(0o755)
     assert look(code) == ("a layer", [])
 
 

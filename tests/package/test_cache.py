@@ -239,7 +239,7 @@ def test_a_full_disk(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
         patch.setattr("sandbox.package.archive.os.write", full)
         with pytest.raises(PackageError) as caught:
             open_package(path, (), ground.cache)
-    assert str(caught.value) == f"{path}: No space left on device"
+    assert str(caught.value) == f"{ground.cache_root}/packages: No space left on device"
     assert ground.trees() == []
     assert (ground.placed(path).task / "f").read_bytes() == b"x" * 1000
 

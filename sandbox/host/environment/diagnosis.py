@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sandbox.core import errors
 from sandbox.core.function import FunctionConfig
 from sandbox.wire.runtime_api import LastCall
+
+
+A_LAYER: Final = "a layer"
+
+
+class Source(NamedTuple):
+    """A file as its author knows it: its name, and the .zip or layer that it is in, if it is no file of its own."""
+
+    name: str
+    package: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} (in {self.package})" if self.package else self.name
+
+    def after(self, command: str) -> str:
+        """A command that mends it, and what is to be done then."""
+        package = "the layer" if self.package == A_LAYER else self.package
+        return f"{command} {self.name}" + (f", and pack {package} again" if package else "")
 
 
 class Scene(NamedTuple):
@@ -29,8 +48,11 @@ class Scene(NamedTuple):
     last_lines: list[str]
     memory: int
     program: str | None
-    source: str | None  # what the program was copied from
+    source: Source | None  # what the program was copied from
     command: str | None
+    managed: bool  # the runtime is one of ours: what ends it is the function
+    wrapper: str | None  # the file of AWS_LAMBDA_EXEC_WRAPPER, if there is one
+    wrapper_source: Source | None
 
 
 def explain(scene: Scene) -> str:
@@ -93,47 +115,64 @@ def _exit_hints(scene: Scene) -> list[str]:
     text = "\n".join(scene.last_lines)
     if "Illegal option -o pipefail" in text or ("not found" in text and "[[" in text):
         return ["on Lambda /bin/sh is bash, here it is not: begin the bootstrap with #!/bin/bash"]
+    if scene.wrapper is not None and scene.message.endswith(("exit status 126", "exit status 127")):
+        found = entrypoint_hints(scene.wrapper, scene.wrapper_source)
+        return [f"AWS_LAMBDA_EXEC_WRAPPER: {hint}" for hint in found] or ["AWS_LAMBDA_EXEC_WRAPPER: what does it start?"]
     if scene.message.endswith("exit status 127"):
-        return ["a program was not found: the runtime's script, or AWS_LAMBDA_EXEC_WRAPPER, names one that is not there"]
+        return ["a program was not found: what does the runtime's script start?"]
     if scene.message.endswith("exit status 126"):
         return ["a program could not be run: has it its exec bit (chmod +x)?"]
+    if "signal: " in scene.message:
+        return ["something killed it: the function itself, a program that it starts, or a crash in native code"]
+    if scene.managed:
+        return ["the function, or something that it loads, ended the process (exit): return from the handler instead"]
     if scene.message.endswith("without providing a reason"):
         return ["the runtime ended by itself: it must ask for events in a loop, and never return"]
-    return ["see its last output, and what in the function or the runtime calls exit, or was killed"]
+    return ["see its last output, and what in the function or the runtime calls exit"]
 
 
-def entrypoint_hints(program: str | None, name: str | None = None) -> list[str]:
+def init_hint(error_type: str | None, function: FunctionConfig) -> str | None:
+    """What to do about an error of Init that the runtime itself has told; None if the error says all there is to say."""
+    loading = ("Runtime.ImportModuleError", "Runtime.HandlerNotFound", "Runtime.MalformedHandlerName", "Init<LoadError>")
+    if error_type not in loading or function.runtime is None:
+        return None
+    words = ["sandbox doctor", shlex.quote(function.code), "--runtime", function.runtime, "--handler", function.handler]
+    return f"sandbox:   what to do: see what is in the package: {' '.join(words)}"
+
+
+def entrypoint_hints(program: str | None, source: Source | None = None) -> list[str]:
     """Why this file cannot be run (users.md row 20: exec bit, CRLF, missing interpreter); nothing if it looks right.
 
-    name: what to call it for the reader, who knows the file that it was copied from.
+    source: the file that the reader knows, of which this one is a copy.
     """
     if program is None:
         return ["put an executable file named bootstrap in the code folder, or name a managed runtime with --runtime"]
     path = Path(program)
-    name = name or program
+    source = source or Source(program)
     if not path.is_file():
-        return [f"{name} is not a file"]
+        return [f"{source} is not a file" if path.exists() else f"{source} is not there"]
     if not path.stat().st_mode & 0o111:
-        return [f"{name} is there but not executable: chmod +x {name}"]
+        return [f"{source} is there but not executable: {source.after('chmod +x')}"]
     with path.open("rb") as file:
         head = file.read(1024)
     if head.startswith(b"#!"):
-        return _shebang_hints(name, head.partition(b"\n")[0])
+        return _shebang_hints(source, head.partition(b"\n")[0])
     if head.startswith(b"\x7fELF"):
-        hint = elf_hint(name, head)
+        hint = elf_hint(str(source), head)
         return [hint] if hint else []
-    return [f"{name} does not begin with #! and is no binary of this machine: is its first line missing?"]
+    return [f"{source} does not begin with #! and is no binary of this machine: is its first line missing?"]
 
 
-def _shebang_hints(name: str, first: bytes) -> list[str]:
+def _shebang_hints(source: Source, first: bytes) -> list[str]:
     if first.endswith(b"\r"):
-        return [f"the first line of {name} ends in CR LF (Windows line ends): sed -i 's/\\r$//' {name}"]
+        mend = source.after("sed -i 's/\\r$//'")
+        return [f"the first line of {source} ends in CR LF (Windows line ends): {mend}"]
     words = [os.fsdecode(word) for word in first[2:].split()]
     interpreter = words[0] if words else ""
     if not (Path(interpreter).is_file() and os.access(interpreter, os.X_OK)):
-        return [f"the interpreter {interpreter!r} in the first line of {name} is not on this machine"]
+        return [f"the interpreter {interpreter!r} in the first line of {source} is not on this machine"]
     if Path(interpreter).name == "env" and len(words) == 2 and shutil.which(words[1]) is None:
-        return [f"the interpreter {words[1]!r} in the first line of {name} is not on this machine's PATH"]
+        return [f"the interpreter {words[1]!r} in the first line of {source} is not on this machine's PATH"]
     return []
 
 
@@ -142,5 +181,5 @@ def elf_hint(name: str, head: bytes) -> str | None:
     with open(sys.executable, "rb") as file:
         ours = file.read(20)
     if ours.startswith(b"\x7fELF") and head[18:20] != ours[18:20]:
-        return f"{name} is a program for another machine (its processor is of another kind): file {name}"
+        return f"{name} is a program for another machine: its processor is of another kind"
     return None

@@ -189,6 +189,8 @@ def _compact(what: str, value: Any, limit: int) -> str:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"the {what} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"the {what} is not a JSON object: it has the keys client, custom and env")
     try:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:

@@ -24,7 +24,7 @@ from sandbox.core.events import ClientGone, Event, Invoke, Shutdown, Start, Time
 from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import STREAM_LIMIT, Limits
 from sandbox.core.machine import Machine
-from sandbox.host.environment.diagnosis import Scene, explain
+from sandbox.host.environment.diagnosis import Scene, explain, init_hint
 from sandbox.host.environment.job import Job
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
@@ -319,6 +319,9 @@ class Environment:
             result.function_error, result.status = _UNHANDLED, "error"
             result.error_type, result.error_phase = effect.error_type, effect.phase
             result.payload = self._init_error  # RT-102
+            hint = init_hint(_error_type_in(result.payload), self.function)
+            if hint is not None:
+                self._ledger.diagnosis(hint, job.request_id)
             self._give(job)
         else:
             self._explain(effect, job)
@@ -350,7 +353,10 @@ class Environment:
             self._processes.memory.now,
             self._processes.program,
             self.plan.source(self._processes.program, self.function.code),
-            self.plan.source(self._processes.command, self.function.code),
+            str(self.plan.source(self._processes.command, self.function.code) or ""),
+            self.plan.managed,
+            self.plan.wrapper,
+            self.plan.source(self.plan.wrapper, self.function.code),
         )
         self._ledger.diagnosis(explain(scene), job.request_id)
 
