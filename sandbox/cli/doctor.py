@@ -78,8 +78,17 @@ def _has(module: str) -> bool:
 @click.argument("code", required=False)
 @click.option("--runtime", metavar="ID", help="With CODE: look for the handler of this managed runtime.")
 @click.option("--handler", metavar="H", default="", help="With CODE: module.function.")
+@click.option("--layer", "layers", metavar="PATH", multiple=True, help="With CODE: a layer that it runs with.")
+@click.option("--nearest-runtime", is_flag=True, help="With CODE: take the nearest installed version.")
 @click.option("--runtime-dir", "runtime_dirs", metavar="DIR", multiple=True, help="A folder with interpreters, searched first.")
-def command(code: str | None, runtime: str | None, handler: str, runtime_dirs: tuple[str, ...]) -> int:
+def command(
+    code: str | None,
+    runtime: str | None,
+    handler: str,
+    layers: tuple[str, ...],
+    nearest_runtime: bool,
+    runtime_dirs: tuple[str, ...],
+) -> int:
     """Tell what works on this machine, and why something does not; with CODE, a folder or .zip, whether that can be run as a
     function or as a layer: what is missing, in the wrong place, for another machine, or not executable.
     """
@@ -91,7 +100,7 @@ def command(code: str | None, runtime: str | None, handler: str, runtime_dirs: t
     from sandbox.host.examine import examine
     from sandbox.host.interpreters import Interpreters
 
-    what, remarks = examine(code, runtime, handler, Interpreters(runtime_dirs))
+    what, remarks = examine(code, runtime, handler, Interpreters(runtime_dirs, nearest=nearest_runtime), layers)
     failing = [remark.text for remark in remarks if remark.fails]
     for remark in remarks:
         click.echo(f"{'no  ' if remark.fails else 'note'}{'' if remark.fails else ' '}{code}: {remark.text}")

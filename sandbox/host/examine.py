@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -30,12 +31,14 @@ class Remark(NamedTuple):
     text: str
 
 
-def examine(code: str, runtime: str | None, handler: str, interpreters: Interpreters) -> tuple[str, list[Remark]]:
-    """What a folder or .zip is (in words), and what is wrong with it."""
+def examine(
+    code: str, runtime: str | None, handler: str, interpreters: Interpreters, layers: Sequence[str] = ()
+) -> tuple[str, list[Remark]]:
+    """What a folder or .zip is (in words), and what is wrong with it. layers: where its handler may be, too."""
     with tempfile.TemporaryDirectory(prefix="lambda-sandbox-doctor-") as folder:
         where = Path(folder)
         try:
-            package = open_package(code, (), Cache(where / "cache"))
+            package = open_package(code, layers, Cache(where / "cache"))
         except SandboxError as error:
             return "no package", [Remark(True, str(error).removeprefix(f"{Path(code).resolve()}: ").removeprefix(f"{code}: "))]
         try:
@@ -46,6 +49,7 @@ def examine(code: str, runtime: str | None, handler: str, interpreters: Interpre
         finally:
             package.close()
             remove_tree(where / "task")
+            remove_tree(where / "opt")
 
 
 def _examine(
@@ -55,14 +59,19 @@ def _examine(
     remarks += [Remark(False, f"left out: {what}") for what in package.code.left_out]
     remarks += _modes(package)
     remarks += _programs(code, root, package)
-    if runtime is None and not handler and _is_layer(package):
-        return "a layer", remarks + list(_layer(package))
+    if runtime is None and not handler and "bootstrap" not in package.code.entries:
+        if _is_layer(package):
+            return "a layer", remarks + list(_layer(package))
+        if (misplaced := _misplaced(package)) is not None:
+            return "a layer", [*remarks, Remark(True, misplaced)]
     try:
         interpreter = interpreters.find(runtime)
     except SandboxError as error:
         return "a function", [*remarks, Remark(True, str(error))]
     if interpreter is not None:
         return f"a function for {interpreter.runtime}", remarks + list(_managed(root, package, interpreter, handler))
+    if not package.code.entries:
+        return "nothing", [*remarks, Remark(True, "it is empty")]
     if "bootstrap" in package.code.entries:
         hints = entrypoint_hints(str(root / "bootstrap"), _source(code, "bootstrap"))
         return "a bootstrap that can be started" if not hints else "a bootstrap", remarks + [Remark(True, h) for h in hints]
@@ -118,16 +127,39 @@ def _is_layer(package: Package) -> bool:
 
 def _layer(package: Package) -> Iterator[Remark]:
     names = package.code.entries
+    for name in ("python", "nodejs", "ruby", "bin", "lib", "extensions"):
+        if name in names and names[name].kind != "folder":
+            yield Remark(True, f"{name} is a {names[name].kind}: in a layer it is a folder")
     if any(name.startswith("opt/") for name in names):
         yield Remark(True, "the folder opt/ is inside the layer: its contents would be in /opt/opt; pack what is in it")
-    if (
-        "nodejs" in names
-        and "nodejs/node_modules" not in names
-        and not any(re.match(r"nodejs/node\d+/node_modules", n) for n in names)
-    ):
+    if "nodejs" in names and not any(re.match(r"nodejs/(node\d+/)?node_modules", name) for name in names):
         yield Remark(True, "nodejs/ has no node_modules in it: require() looks in nodejs/node_modules")
     if "ruby" in names and "ruby/lib" not in names and "ruby/gems" not in names:
         yield Remark(True, "ruby/ has neither lib nor gems/VERSION in it: nothing in it is found")
+    if "python" not in names and any(re.match(r"lib/python\d+\.\d+/site-packages", name) for name in names):
+        yield Remark(True, "lib/pythonX.Y/site-packages is not looked at: it belongs into python/")
+    closed = [n for n, entry in names.items() if n.startswith("bin/") and entry.kind == "file" and not entry.mode & 0o111]
+    if closed:
+        yield Remark(False, f"{_some(closed)}: in bin/, and not executable")
+
+
+def _misplaced(package: Package) -> str | None:
+    """What looks like a layer, and is not packed as one; None for everything else."""
+    names = package.code.entries
+    top = {name.partition("/")[0] for name in names}
+    if any(name.endswith(suffix) for suffixes in _SUFFIXES.values() for suffix in suffixes for name in top):
+        return None
+    if "node_modules" in top:
+        return "node_modules is at the top: in a layer it belongs into nodejs/"
+    packages = [
+        name for name in top if f"{name}/__init__.py" in names or name.endswith(".dist-info") or name == "site-packages"
+    ]
+    if packages:
+        return f"{_some(sorted(packages))}: Python packages are at the top: in a layer they belong into python/"
+    inside = {name.split("/")[1] for name in names if "/" in name}
+    if len(top) == 1 and inside & _LAYER:
+        return f"everything is in the folder {next(iter(top))}: pack what is in it, not the folder itself"
+    return None
 
 
 def _managed(root: Path, package: Package, interpreter: Interpreter, handler: str) -> Iterator[Remark]:
@@ -140,19 +172,31 @@ def _managed(root: Path, package: Package, interpreter: Interpreter, handler: st
     module, _, function = base.partition(".") if interpreter.language != "python" else base.rpartition(".")
     stem = (f"{folder}/" if folder else "") + (module.replace(".", "/") if interpreter.language == "python" else module)
     suffixes = _SUFFIXES[interpreter.language]
-    names = package.code.entries
-    file = next((stem + suffix for suffix in suffixes if stem + suffix in names), None)
-    if file is None and interpreter.language == "python" and f"{stem}/__init__.py" in names:
-        file = f"{stem}/__init__.py"
-    if file is None:
-        yield Remark(
-            True,
-            f"handler {handler}: there is no {' or '.join(stem + s for s in suffixes)}{_elsewhere(package, stem, suffixes)}",
-        )
+    files = _files(root, package, interpreter)
+    wanted = [stem + suffix for suffix in suffixes]
+    if interpreter.language == "python":
+        wanted.append(f"{stem}/__init__.py")
+    elif interpreter.language == "nodejs":
+        wanted.append(f"{stem}/index.js")
+    name = next((name for name in wanted if name in files), None)
+    if name is None:
+        there = " or ".join(stem + suffix for suffix in suffixes)
+        yield Remark(True, f"handler {handler}: there is no {there}{_elsewhere(package, stem, suffixes)}")
         return
-    problem = _function(root / file, file, function, interpreter.language)
-    if problem:
-        yield Remark(True, f"handler {handler}: {problem}")
+    for fails, problem in _function(files[name], name, function, interpreter):
+        yield Remark(fails, f"handler {handler}: {problem}")
+
+
+def _files(root: Path, package: Package, interpreter: Interpreter) -> dict[str, Path]:
+    """Where a handler's module is looked for: the code, and what layers put beside it."""
+    found = {}
+    version = ".".join(map(str, interpreter.number[:2]))
+    prefixes = {"python": (f"python/lib/python{version}/site-packages/", "python/"), "ruby": ("ruby/lib/",)}
+    for prefix in prefixes.get(interpreter.language, ()):
+        for name, entry in package.layers.entries.items():
+            if entry.kind != "folder" and name.startswith(prefix):
+                found[name.removeprefix(prefix)] = root.parent / "opt" / name
+    return found | {name: root / name for name, entry in package.code.entries.items() if entry.kind != "folder"}
 
 
 def _elsewhere(package: Package, stem: str, suffixes: tuple[str, ...]) -> str:
@@ -165,19 +209,36 @@ def _elsewhere(package: Package, stem: str, suffixes: tuple[str, ...]) -> str:
     return f"; here are {_some(there)}" if there else ""
 
 
-def _function(path: Path, name: str, function: str, language: str) -> str | None:
-    """Why a handler is not in its file, as far as reading the file can tell."""
+def _function(path: Path, name: str, function: str, interpreter: Interpreter) -> Iterator[tuple[bool, str]]:
+    """Why a handler is not in its file, as far as reading the file can tell: (whether that is certain, the words)."""
     text = path.read_text("utf-8", "replace")
-    if language != "python":
-        last = re.escape(function.rpartition(".")[2])
-        return None if re.search(rf"\b{last}\b", text) else f"{name} has no {function!r} in it"
+    if interpreter.language != "python":
+        yield from _other_language(path, name, text, function, interpreter)
+        return
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            tree = ast.parse(text)
+            tree = ast.parse(text, name)
     except (SyntaxError, ValueError) as error:
-        return f"{name} cannot be read as Python: {error}"
-    return None if function in set(_python_names(tree)) else f"{name} defines no {function!r}"
+        yield True, f"{name} cannot be read as Python: {error}"
+        return
+    names = set(_python_names(tree))
+    if function not in names:
+        dynamic = bool(names & {"*", "__getattr__", "globals", "exec", "setattr", "vars"})
+        yield not dynamic, f"{name} defines no {function!r}" + (", as far as can be seen without running it" if dynamic else "")
+
+
+def _other_language(path: Path, name: str, text: str, function: str, interpreter: Interpreter) -> Iterator[tuple[bool, str]]:
+    flag = "--check" if interpreter.language == "nodejs" else "-c"
+    done = subprocess.run([interpreter.path, flag, str(path)], capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode:
+        line = next((line for line in done.stderr.splitlines() if "rror" in line), done.stderr.strip())
+        yield True, f"{name} cannot be read: {line.replace(str(path), name)}"
+        return
+    last = re.escape(function.rpartition(".")[2])
+    if not re.search(rf"\b{last}\b", text):
+        elsewhere = re.search(r"\brequire\b|\bexport \*|\binclude\b|\bextend\b|\bload\b", text) is not None
+        yield not elsewhere, f"{name} has no {function!r} in it" + (", and may get it from elsewhere" if elsewhere else "")
 
 
 def _python_names(tree: ast.AST) -> Iterator[str]:

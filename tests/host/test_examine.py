@@ -52,9 +52,18 @@ def failing(code: Path, runtime: str | None = None, handler: str = "") -> str:
         ({"bootstrap": "#!/bin/sh\r\n"}, None, "", "Windows line ends"),
         ({"app.py": ""}, "cobol85", "", "not known"),
         ({"extensions/logs": "#!/no/such/shell\n"}, None, "", "extensions/logs"),
-        ({"opt/bin/tool": "", "bin/x": ""}, None, "", "/opt/opt"),
+        ({"opt/bin/tool": "", "lib/x": ""}, None, "", "/opt/opt"),
         ({"nodejs/left-pad/index.js": ""}, None, "", "nodejs/node_modules"),
         ({"ruby/thing.txt": ""}, None, "", "neither lib nor gems"),
+        ({"python": "", "lib/x": ""}, None, "", "python is a file: in a layer it is a folder"),
+        ({"lib/python3.11/site-packages/x.txt": ""}, None, "", "it belongs into python/"),
+        ({"requests/__init__.py": "", "requests-2.dist-info/RECORD": ""}, None, "", "requests, requests-2.dist-info: Python"),
+        ({"site-packages/x/y.py": ""}, None, "", "they belong into python/"),
+        ({"node_modules/x/index.js": ""}, None, "", "node_modules is at the top: in a layer it belongs into nodejs/"),
+        ({"mine/python/x.py": ""}, None, "", "everything is in the folder mine: pack what is in it"),
+        ({}, None, "", "it is empty"),
+        ({"index.js": "exports.handler = = 1"}, "nodejs", "index.handler", "index.js cannot be read: SyntaxError"),
+        ({"app.rb": "def handler = = 1"}, "ruby", "app.handler", "app.rb cannot be read: app.rb:1: syntax error"),
     ],
 )
 def test_what_would_fail_is_named(
@@ -79,13 +88,42 @@ def test_what_would_fail_is_named(
         ({"bootstrap": "#!/bin/sh\n"}, None, "", "a bootstrap that can be started"),
         ({"python/lib.py": ""}, None, "", "a layer"),
         ({"nodejs/node20/node_modules/x/index.js": ""}, None, "", "a layer"),
-        ({"ruby/lib/x.rb": "", "bin/x": ""}, None, "", "a layer"),
+        ({"ruby/lib/x.rb": "", "lib/x": ""}, None, "", "a layer"),
     ],
 )
 def test_what_is_right_is_told_for_what_it_is(
     folder: MakeFolder, files: dict[str, str], runtime: str | None, handler: str, what: str
 ) -> None:
     assert look(folder(**files), runtime, handler) == (what, [])
+
+
+@pytest.mark.parametrize(
+    ("files", "runtime"),
+    [
+        ({"app.py": "from impl import *"}, "python"),
+        ({"app.py": "globals()['hand' + 'ler'] = print"}, "python"),
+        ({"app.py": "def __getattr__(name): return print"}, "python"),
+        ({"app.js": "module.exports = require('./impl')"}, "nodejs"),
+        ({"app.mjs": "export * from './impl.mjs'"}, "nodejs"),
+        ({"app.rb": "require_relative 'impl'\nextend Impl"}, "ruby"),
+    ],
+)
+def test_what_only_running_can_tell_is_no_verdict(folder: MakeFolder, files: dict[str, str], runtime: str) -> None:
+    if runtime not in HERE:
+        pytest.skip(f"no {runtime} here")
+    what, (remark,) = look(folder(**files), runtime, "app.handler")
+    assert what.startswith("a function for")
+    assert not remark.fails
+
+
+def test_a_handler_in_a_layer(folder: MakeFolder) -> None:
+    code, layer = folder(**{"data.txt": ""}), folder(**{"python/shared.py": "def handler(event, context): pass"})
+    assert "there is no shared.py" in failing(code, "python", "shared.handler")
+    assert examine(str(code), "python", "shared.handler", Interpreters(), [str(layer)]) == (f"a function for {OWN}", [])
+
+
+def test_a_folder_with_the_name_of_a_module(folder: MakeFolder) -> None:
+    assert "there is no app.py" in failing(folder(**{"app.py/x.txt": ""}), "python", "app.handler")
 
 
 @pytest.mark.skipif(not ELF.startswith(b"\x7fELF"), reason="programs here are no ELF files")

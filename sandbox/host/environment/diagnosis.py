@@ -13,7 +13,6 @@ from sandbox.core import errors
 from sandbox.core.function import FunctionConfig
 from sandbox.wire.runtime_api import LastCall
 
-
 A_LAYER: Final = "a layer"
 
 
