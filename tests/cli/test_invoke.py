@@ -219,8 +219,9 @@ def test_a_later_timeout_does_not_replace_the_first_failure(sandbox: Sandbox, fo
     code = folder(app_py="")
     (code / "app.py").write_text(
         "import os, time\ndef h(e, c):\n"
-        "    if not os.path.exists('seen'):\n"
-        "        open('seen', 'w').close(); time.sleep(60)\n"
+        "    seen = os.environ['TMPDIR'] + '/seen'\n"
+        "    if not os.path.exists(seen):\n"
+        "        open(seen, 'w').close(); time.sleep(60)\n"
         "    raise KeyError\n"
     )
     done = sandbox("invoke", code, *PYTHON, "app.h", "--repeat", "2", "--timeout", "0.5")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import subprocess
 import sys
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,14 @@ import psutil
 import pytest
 
 from sandbox import Host
+from sandbox.clock import ManualClock
+from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import MIB, PAYLOAD_LIMIT
 from sandbox.core.states import Phase
+from sandbox.host.attach import AttachedEnvironment
+from sandbox.host.environment import Job
 from sandbox.host.host import Function
+from sandbox.telemetry.journal import Journal
 from tests.conftest import ROOT, MakeFolder
 from tests.runtimes.conftest import Deploy, platform_error, printed
 
@@ -208,3 +217,60 @@ async def test_it_logs_json_when_told_to(ric: Deploy) -> None:
     told = json.loads(line)
     assert (told["level"], told["message"], told["logger"]) == ("ERROR", "said", "mine")
     assert told["requestId"] == result.request_id
+
+
+@pytest.mark.catalogue("RT-061")
+async def test_a_late_answer_with_a_stale_invocation_id_touches_nobody(tmp_path: Path, client: Path) -> None:
+    """The same request id is invoked again while a process still works on the first time: only `attach` lets one live on."""
+    if not client.name.endswith("4.2.2"):
+        pytest.skip("this client is older than the invocation id")
+    (tmp_path / "app.py").write_text(
+        "import os, time\n"
+        "def handler(event, context):\n"
+        "    while not os.path.exists(event): time.sleep(0.005)\n"
+        "    return os.getpid()\n"
+    )
+    clock, journal = ManualClock(), Journal()
+    function = FunctionConfig(str(tmp_path), timeout=3, handler="app.handler")
+    lines: list[str] = []
+    environment = AttachedEnvironment(function, journal, clock, port=0, task=str(tmp_path), watch=lines.append)
+    await environment.open()
+    variables = {**environment.exports(), "PATH": os.environ["PATH"], "PYTHONPATH": str(client)}
+    command = [BASE_PYTHON, "-m", "awslambdaric", "app.handler"]
+    quiet = {"cwd": tmp_path, "env": variables, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    processes = [await asyncio.create_subprocess_exec(*command, **quiet)]  # type: ignore[arg-type]
+    same = str(uuid.uuid4())
+
+    def invoke(gate: str) -> Job:
+        payload = json.dumps(str(tmp_path / gate)).encode()
+        job = Job(payload, arn=function.arn, accepted_at=clock.now(), wall=clock.wall(), request_id=same)
+        environment.invoke(job)
+        return job
+
+    async def until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                await asyncio.sleep(0.002)
+
+    try:
+        first = invoke("first")
+        await until(lambda: first.started)
+        clock.advance(3)
+        await first.answered
+        processes.append(await asyncio.create_subprocess_exec(*command, **quiet))  # type: ignore[arg-type]
+        second = invoke("second")
+        await until(lambda: second.started)
+        (tmp_path / "first").touch()
+        await processes[0].wait()
+        refused = [line for line in lines if "< 400" in line]
+        assert "InvalidInvocationId" in refused[0]
+        assert not second.answered.done()
+        (tmp_path / "second").touch()
+        await second.answered
+        assert second.result.json() == processes[1].pid
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        await environment.shutdown()

@@ -232,8 +232,8 @@ async def test_the_w3c_context_is_taken_out_of_the_client_context(deploy_ruby: D
         "context.w3c.clear; [context.w3c, context.client_context]", client_context={"custom": {"a": "b"}, "w3c": w3c}
     )
     assert result.check().json() == [{"traceparent": "00-1-2-01", "tracestate": "a=b"}, {"custom": {"a": "b"}}]
-    for odd in ({"w3c": "text"}, [1], "text", 5):
-        assert (await function.invoke("context.w3c", client_context=json.dumps(odd))).check().json() == {}
+    for odd in ("text", [1], None):
+        assert (await function.invoke("context.w3c", client_context={"w3c": odd})).check().json() == {}
 
 
 async def test_headers_that_are_empty_are_as_good_as_absent(folder: MakeFolder) -> None:
@@ -296,7 +296,7 @@ RAW = {
     'StringIO.new("\\xff\\0".b)': b"\xff\0",
     "StringIO.new('read already').tap { |io| io.read(5) }": b"already",
     "StringIO.new": b"",
-    "File.open('data.bin')": b"\x01\xfe",
+    "File.open(ENV['TMPDIR'] + '/data.bin')": b"\x01\xfe",
     "IO.popen(%w[printf piped])": b"piped",
 }
 
@@ -311,7 +311,9 @@ async def test_a_result_is_written_as_aws_writes_it(deploy_ruby: Deploy) -> None
 
 @pytest.mark.catalogue("RT-052")
 async def test_what_can_be_read_is_an_answer_of_raw_bytes(deploy_ruby: Deploy) -> None:
-    function = await deploy_ruby(EVALUATE.replace('"logger"', '"logger"\nFile.binwrite("data.bin", "\\x01\\xfe")', 1))
+    function = await deploy_ruby(
+        EVALUATE.replace('"logger"', '"logger"\nFile.binwrite(ENV["TMPDIR"] + "/data.bin", "\\x01\\xfe")', 1)
+    )
     found = {expression: await function.invoke(expression) for expression in RAW}
     assert {expression: result.payload for expression, result in found.items()} == RAW
     assert {result.content_type for result in found.values()} == {"application/unknown"}
