@@ -40,6 +40,19 @@ def test_a_module_is_short_says_what_it_is_and_reads_no_clock_of_its_own(path: P
         assert "print" not in calls(path)
 
 
+def test_each_module_can_be_imported_first() -> None:
+    """Whoever comes first: no two modules wait for each other."""
+    names = [str(path.relative_to(ROOT).with_suffix("")).replace("/", ".").removesuffix(".__init__") for path in MODULES]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    for known in [known for known in sys.modules if known.split('.')[0] == 'sandbox']: del sys.modules[known]\n"
+        "    importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_is_exported_is_there() -> None:
     for name in sandbox.__all__:
         assert getattr(sandbox, name) is not None

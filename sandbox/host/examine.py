@@ -13,9 +13,10 @@ from typing import Final, NamedTuple
 
 from sandbox.core.errors import SandboxError
 from sandbox.core.limits import DIRECT_UPLOAD, PACKAGE_LIMIT
-from sandbox.host.environment.diagnosis import Source, elf_hint, entrypoint_hints
+from sandbox.host.environment.diagnosis import elf_hint, entrypoint_hints
 from sandbox.host.folders import remove_tree
 from sandbox.host.interpreters import Interpreter, Interpreters, default_handler
+from sandbox.host.runtimes import Source
 from sandbox.package.cache import Cache
 from sandbox.package.package import Package, open_package
 

@@ -10,11 +10,28 @@ from typing import Final, NamedTuple
 
 from sandbox.assets import asset
 from sandbox.core.function import FunctionConfig
-from sandbox.host.environment.diagnosis import A_LAYER, Source
 from sandbox.host.interpreters import Interpreter
 from sandbox.process.variables import Identity, Places, runtime_variables
 
 _FOLDERS: Final = {"python": "python", "nodejs": "node", "ruby": "ruby"}  # of our runtimes, by language
+
+
+A_LAYER: Final = "a layer"
+
+
+class Source(NamedTuple):
+    """A file as its author knows it: its name, and the .zip or layer that it is in, if it is no file of its own."""
+
+    name: str
+    package: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} (in {self.package})" if self.package else self.name
+
+    def after(self, command: str) -> str:
+        """A command that mends it, and what is to be done then."""
+        package = "the layer" if self.package == A_LAYER else self.package
+        return f"{command} {self.name}" + (f", and pack {package} again" if package else "")
 
 
 class EntrypointError(Exception):

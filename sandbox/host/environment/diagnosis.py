@@ -7,28 +7,12 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from sandbox.core import errors
 from sandbox.core.function import FunctionConfig
+from sandbox.host.runtimes import Source
 from sandbox.wire.runtime_api import LastCall
-
-A_LAYER: Final = "a layer"
-
-
-class Source(NamedTuple):
-    """A file as its author knows it: its name, and the .zip or layer that it is in, if it is no file of its own."""
-
-    name: str
-    package: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name} (in {self.package})" if self.package else self.name
-
-    def after(self, command: str) -> str:
-        """A command that mends it, and what is to be done then."""
-        package = "the layer" if self.package == A_LAYER else self.package
-        return f"{command} {self.name}" + (f", and pack {package} again" if package else "")
 
 
 class Scene(NamedTuple):
