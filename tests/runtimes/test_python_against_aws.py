@@ -471,6 +471,12 @@ ACCEPTED: dict[str, str] = {
     "json-levels": "without AWS_LAMBDA_LOG_LEVEL awslambdaric leaves Python's own level, WARNING; ours takes INFO for it",
 }
 
+if sys.version_info >= (3, 12):  # from there on awslambdaric writes what is not ASCII as it is
+    ACCEPTED |= {
+        "lone-surrogate": DIES,
+        "too-deep": "the words of another JSON writer",
+    }
+
 # Where awslambdaric 3.1.1 is not as 4.2.2 is. Of the newer one nothing is known to be missing in ours but what is said above.
 LEVEL_KEY = "the level of an error in JSON was called log_level"
 PLAIN_VALUES = "what cannot be JSON was not made a text, and a dict was no object"

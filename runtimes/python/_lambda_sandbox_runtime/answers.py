@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 
+_ASCII = sys.version_info < (3, 12)  # AWS's runtimes write other characters as they are from there on
+
 
 def to_json(result: object) -> str:
     """Raises TypeError, ValueError or RecursionError for what cannot be written."""
@@ -22,15 +24,23 @@ def to_json(result: object) -> str:
             return mark
         raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
-    # AWS's runtimes write non-ASCII characters as they are from Python 3.12 on
     try:
         result = _objects(result)
     except RecursionError:
         pass  # json says what is wrong with it
-    text = json.dumps(result, default=default, ensure_ascii=sys.version_info < (3, 12))
+    text = json.dumps(result, default=default, ensure_ascii=_ASCII)
     for mark, number in decimals.items():
         text = text.replace(mark, number, 1)
     return text
+
+
+def to_bytes(result: object) -> bytes:
+    """The same in UTF-8. Half of a surrogate pair, which UTF-8 has no bytes for, is written as JSON's \\ud800."""
+    text = to_json(result)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return "".join(json.dumps(c)[1:-1] if "\ud800" <= c <= "\udfff" else c for c in text).encode()
 
 
 def _objects(value: object) -> object:

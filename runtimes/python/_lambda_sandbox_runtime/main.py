@@ -50,7 +50,7 @@ def _init_failed(client: RuntimeClient, sink: logs.Sink, error: Exception) -> No
     told = faults.document(error, "")
     _log(sink, told)
     _flush()
-    client.report_init_error(json.dumps(told).encode(), told["errorType"])
+    client.report_init_error(answers.to_bytes(told), told["errorType"])
     sys.exit(1)
 
 
@@ -71,7 +71,7 @@ def _serve_one(client: RuntimeClient, sink: logs.Sink, handler: Callable) -> Non
         told = faults.document(error, request_id)
         _log(sink, told)
         _flush()
-        status = client.report_error(request_id, invocation_id, json.dumps(told).encode(), faults.cause(error))
+        status = client.report_error(request_id, invocation_id, answers.to_bytes(told), faults.cause(error))
     else:
         _flush()
         status = client.respond(request_id, invocation_id, body, content_type)
@@ -98,10 +98,9 @@ def _answer(result: object) -> tuple[bytes, str]:
     if isinstance(result, bytes):
         return result, "application/unknown"
     try:
-        text = answers.to_json(result)
+        return answers.to_bytes(result), "application/json"
     except Exception as error:
         raise Fault("Runtime.MarshalError", f"Unable to marshal response: {error}") from None
-    return text.encode("utf-8", "surrogatepass"), "application/json"
 
 
 def _log(sink: logs.Sink, told: dict) -> None:
