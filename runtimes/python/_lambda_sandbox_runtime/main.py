@@ -108,6 +108,6 @@ def _log(sink: logs.Sink, told: dict) -> None:
         import time
 
         record = {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": "ERROR", **told}
-        sink.write(json.dumps(record), logging.ERROR)
+        sink.write(answers.to_json(record), logging.ERROR)
     else:
         sink.write(faults.log_text(told), logging.ERROR)
