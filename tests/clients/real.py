@@ -54,12 +54,16 @@ class Client:
             if os.environ.get("CI") and platform.system() == "Linux" and all(shutil.which(tool) for tool in self.tools):
                 pytest.fail(missing)
             pytest.skip(missing)
+        for program in ("node", "java"):
+            if f"{{{program}}}" in self.command and shutil.which(program) is None:
+                pytest.skip(f"{self.name}: no {program} on PATH")
         return path
 
     def bootstrap(self) -> str:
         """A script that becomes the client."""
+        folder = self.folder  # it skips
         programs = {name: os.path.realpath(shutil.which(name) or name) for name in ("node", "java")}
-        command = self.command.format(folder=self.folder, clients=INSTALLED, **programs)
+        command = self.command.format(folder=folder, clients=INSTALLED, **programs)
         return f'#!/bin/sh\nexec {command} "$_HANDLER"\n'
 
 

@@ -30,6 +30,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr("sandbox.host.interpreters.importlib.util.find_spec", lambda name: None)  # scripts/setup may have it
     for name in ("PYENV_ROOT", "NVM_DIR", "FNM_DIR", "RBENV_ROOT", "ASDF_DATA_DIR", "MISE_DATA_DIR", "UV_PYTHON_INSTALL_DIR"):
         monkeypatch.delenv(name, raising=False)
 

@@ -104,6 +104,7 @@ async def facing(
 
     Then its last poll stays open, and it is sent a signal; with sent=None it must end by itself.
     """
+    interpreter = ruby().path  # it skips
     waiting = list(events)
     posts: list[Posted] = []
     idle = asyncio.Event()
@@ -136,7 +137,7 @@ async def facing(
     }
     with (code / "out").open("wb") as out, (code / "err").open("wb") as err:
         process = subprocess.Popen(
-            [ruby().path, ROOT / "runtimes" / "ruby" / "bootstrap.rb"], cwd=code, env=environment, stdout=out, stderr=err
+            [interpreter, ROOT / "runtimes" / "ruby" / "bootstrap.rb"], cwd=code, env=environment, stdout=out, stderr=err
         )
     try:
         async with asyncio.timeout(20):

@@ -22,8 +22,8 @@ class Logs {
     this.asJson = (process.env.AWS_LAMBDA_LOG_FORMAT || '').toUpperCase() === 'JSON';
     const fd = process.env._LAMBDA_TELEMETRY_LOG_FD; // children must not inherit it
     delete process.env._LAMBDA_TELEMETRY_LOG_FD;
-    this.fd = fd ? Number(fd) : null;
-    this.printed = this.fd === null ? 1 : ownStdout();
+    this.fd = fd ? hidden(Number(fd)) : null;
+    this.printed = (this.fd !== null && reopened(1)) || 1; // it works also when the function has closed stdout
   }
 
   // Puts our methods into the console; those below AWS_LAMBDA_LOG_LEVEL do nothing.
@@ -106,13 +106,21 @@ function formatted(values) {
   }
 }
 
-// A descriptor of our own for the pipe of stdout: it works when the function has closed stdout, and it blocks when it is full.
-function ownStdout() {
+// Another descriptor for the same pipe, that children do not inherit and that blocks when the pipe is full.
+function reopened(fd) {
   try {
-    return fs.openSync('/dev/fd/1', 'a');
+    return fs.openSync(`/dev/fd/${fd}`, 'a');
   } catch {
-    return 1;
+    return null;
   }
+}
+
+// The log descriptor that we were given. Node.js hides low numbers from children, but not all: it is not kept as it is.
+function hidden(fd) {
+  const own = reopened(fd);
+  if (own === null) return fd;
+  fs.closeSync(fd);
+  return own;
 }
 
 function writeAll(fd, data) {
