@@ -219,8 +219,11 @@ class Played:
             wall=self.clock.wall(),
             **context,  # type: ignore[arg-type]
         )
-        self.environment.submit(job)
+        self.give(job)
         return job
+
+    def give(self, job: Job) -> None:
+        self.environment.submit(job)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Waits, in real time, for something that processes or the event loop bring about."""

@@ -132,16 +132,15 @@ async def _one(environment: AttachedEnvironment, payload: bytes, as_json: bool) 
 
 
 async def _payloads(given: list[str | bytes]) -> AsyncIterator[bytes]:
-    from sandbox.host.environment.job import check_payload
+    from sandbox.host.environment.job import event_bytes
 
     for event in given:
         if isinstance(event, bytes):
             yield event
             continue
         async for line in _stdin_lines():
-            payload = line.encode("utf-8", "surrogateescape")
             try:
-                check_payload(payload)
+                payload = event_bytes(line.encode("utf-8", "surrogateescape"))
             except ConfigError as error:
                 _say(f"sandbox: standard input, {line[:60]!r}: {error}; it is left out")
             else:

@@ -74,7 +74,7 @@ def command(**options: Any) -> int:
 
 def read_event(text: str) -> bytes:
     """The event's bytes from JSON text, @file or -. Raises ConfigError."""
-    from sandbox.host.environment.job import check_payload
+    from sandbox.host.environment.job import event_bytes
 
     if text == "-":
         if sys.stdin is None:
@@ -87,8 +87,7 @@ def read_event(text: str) -> bytes:
             raise ConfigError(f"the event's file {text[1:]}: {error.strerror}") from None
     else:
         payload = text.encode("utf-8", "surrogateescape")
-    check_payload(payload or b"{}")
-    return payload or b"{}"
+    return event_bytes(payload)
 
 
 def check_function(function: Function) -> None:

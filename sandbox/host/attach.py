@@ -26,7 +26,7 @@ from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import POLL_LOST, Limits
 from sandbox.core.states import Phase, Runtime
 from sandbox.host.environment import Environment, Job
-from sandbox.host.environment.job import check_payload
+from sandbox.host.environment.job import event_bytes
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
 from sandbox.host.runtimes import Plan
@@ -235,10 +235,10 @@ class _AttachedApi(RuntimeApi):
 
     def _watch(self, exchange: Exchange) -> None:
         watch = self._environment.watch
-        if watch is None or exchange.reply.__class__ is partial or exchange.replied:
-            return
+        if watch is None or exchange.on_reply is not None:
+            return  # nobody looks, or it was shown when its head came
         watch(f"{exchange.number}> {exchange.method.decode()} {exchange.target.decode('latin-1')}{_size(exchange.size)}")
-        exchange.reply = partial(_watched_reply, watch, exchange, exchange.reply)  # type: ignore[method-assign]
+        exchange.on_reply = partial(_show_reply, watch, exchange.number)
 
     def _other(self, exchange: Exchange) -> None:
         if not (exchange.target.startswith(_RIE) and exchange.target.endswith(b"/invocations")):
@@ -262,7 +262,7 @@ class _AttachedApi(RuntimeApi):
         environment = self._environment
         try:
             job = Job(
-                _checked(exchange.body),
+                event_bytes(exchange.body),
                 arn=environment.function.arn,
                 accepted_at=environment.clock.now(),
                 wall=environment.clock.wall(),
@@ -291,26 +291,13 @@ class _AttachedApi(RuntimeApi):
         exchange.reply(200, fields.encode("latin-1"), result.payload)
 
 
-def _watched_reply(
-    watch: Watch,
-    exchange: Exchange,
-    send: Callable[[int, bytes, bytes], None],
-    status: int,
-    headers: bytes,
-    body: bytes = b"",
-) -> None:
+def _show_reply(watch: Watch, number: int, status: int, body: bytes) -> None:
     why = f" {body[:200].decode('utf-8', 'replace').rstrip()}" if status >= 400 else ""
-    watch(f"{exchange.number}< {status}{_size(len(body))}{why}")
-    send(status, headers, body)
+    watch(f"{number}< {status}{_size(len(body))}{why}")
 
 
 def _size(size: int) -> str:
     return f" ({size} bytes)" if size else ""
-
-
-def _checked(payload: bytes) -> bytes:
-    check_payload(payload or b"{}")
-    return payload or b"{}"
 
 
 def _text(exchange: Exchange, name: bytes) -> str | None:

@@ -22,6 +22,7 @@ from sandbox.package.package import Package, open_package
 
 _LAYER: Final = {"python", "nodejs", "ruby", "java", "bin", "lib", "extensions", "dotnetcore", "php", "opt"}  # EN-055
 _SUFFIXES: Final = {"python": (".py",), "nodejs": (".js", ".mjs", ".cjs"), "ruby": (".rb",)}
+_SOURCES: Final = tuple(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 _HEAD: Final = 64
 
 
@@ -119,11 +120,13 @@ def _source(code: Path, name: str) -> Source:
     return Source(f"{code}/{name}") if code.is_dir() else Source(name, code.name)
 
 
+def _top(package: Package) -> set[str]:
+    return {name.partition("/")[0] for name in package.code.entries}
+
+
 def _is_layer(package: Package) -> bool:
-    top = {name.partition("/")[0] for name in package.code.entries}
-    return (
-        bool(top & _LAYER) and "bootstrap" not in top and not any(name.endswith((".py", ".js", ".mjs", ".rb")) for name in top)
-    )
+    top = _top(package)
+    return bool(top & _LAYER) and not any(name.endswith(_SOURCES) for name in top)
 
 
 def _layer(package: Package) -> Iterator[Remark]:
@@ -146,9 +149,8 @@ def _layer(package: Package) -> Iterator[Remark]:
 
 def _misplaced(package: Package) -> str | None:
     """What looks like a layer, and is not packed as one; None for everything else."""
-    names = package.code.entries
-    top = {name.partition("/")[0] for name in names}
-    if any(name.endswith(suffix) for suffixes in _SUFFIXES.values() for suffix in suffixes for name in top):
+    names, top = package.code.entries, _top(package)
+    if any(name.endswith(_SOURCES) for name in top):
         return None
     if "node_modules" in top:
         return "node_modules is at the top: in a layer it belongs into nodejs/"
@@ -268,11 +270,12 @@ def _compiled(package: Package, interpreter: Interpreter) -> Iterator[Remark]:
 
 
 def _no_bootstrap(package: Package) -> str:
-    tops = {name.partition("/")[0] for name in package.code.entries}
     inside = [name for name in package.code.entries if name.endswith("/bootstrap")]
     if inside:
         return f"it has no bootstrap at its top; it is in {inside[0]}: pack what is in the folder, not the folder itself"
-    language = next((lang for lang, suffixes in _SUFFIXES.items() if any(name.endswith(suffixes) for name in tops)), "python")
+    language = next(
+        (lang for lang, suffixes in _SUFFIXES.items() if any(name.endswith(suffixes) for name in _top(package))), "python"
+    )
     return f"it has no bootstrap; it needs a managed runtime: sandbox invoke --runtime {language} --handler module.function"
 
 

@@ -15,7 +15,7 @@ from sandbox.core.errors import ConfigError
 from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import Limits
 from sandbox.host.environment import Environment, Job
-from sandbox.host.environment.job import check_payload
+from sandbox.host.environment.job import event_bytes
 from sandbox.host.interpreters import Interpreter, Interpreters, default_handler
 from sandbox.host.result import InvokeResult, ResponseStream
 from sandbox.host.scheduler import Scheduler, Throttled
@@ -227,14 +227,10 @@ def _close(opening: asyncio.Future[Package]) -> None:
 
 
 def _payload(event: Any, payload: bytes | None) -> bytes:
-    if payload is not None:
-        check_payload(payload or b"{}")
-        return payload or b"{}"  # DECISIONS "empty Invoke payload"
-    if event is None:
-        return b"{}"
+    if payload is not None or event is None:
+        return event_bytes(payload or b"")
     try:
         body = json.dumps(event).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"the event cannot be written as JSON: {error}") from None
-    check_payload(body)
-    return body
+    return event_bytes(body)

@@ -179,11 +179,12 @@ class Interpreters:
 
     def _look_for(self, language: Language, version: str | None) -> Iterator[Interpreter]:
         seen: set[str] = set()
+        memory = _remembered()
         for path in self._candidates(language, version):
             real = os.path.realpath(path)
-            if real not in seen and os.path.isfile(real) and os.access(real, os.X_OK):  # noqa: PTH113
+            if real not in seen and _is_program(real):
                 seen.add(real)
-                found = _ask(language, path)
+                found = _ask(language, path, memory)
                 if found is not None and found.number >= language.least:
                     yield found
 
@@ -234,7 +235,15 @@ def _expanded(pattern: str) -> str:
     """`{NAME:default}/rest` with the variable's value; `~` is the home folder."""
     match = re.fullmatch(r"\{(\w+):(.*?)\}(.*)", pattern)
     text = (os.environ.get(match[1]) or match[2]) + match[3] if match else pattern
-    return os.path.expanduser(text)  # noqa: PTH111 (a pattern, not a path)
+    return os.path.expanduser(text)  # noqa: PTH111 (where there is no home it stays as it is; a Path would raise)
+
+
+def _is_program(path: str) -> bool:
+    """A file that we may run; in a folder of another user's it is none."""
+    try:
+        return Path(path).is_file() and os.access(path, os.X_OK)
+    except OSError:
+        return False
 
 
 def _glob(folder: str, pattern: str) -> list[Path]:
@@ -270,14 +279,10 @@ def _distance(one: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, int]:
 # ── what interpreters say of themselves, remembered: asking Node.js costs 40 ms ──
 
 
-def _ask(language: Language, path: str) -> Interpreter | None:
-    """None if it does not run (a version manager's empty shim)."""
-    try:
-        about = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return None
+def _ask(language: Language, path: str, memory: dict[str, list[str]]) -> Interpreter | None:
+    """None if it does not run (a version manager's empty shim). What is new goes into the memory."""
+    about = Path(path).stat()
     key = f"{path} {about.st_ino} {about.st_mtime_ns} {about.st_size}"
-    memory = _remembered()
     said = memory.get(key)
     if said is None:
         said = _answer(language, path)
@@ -308,7 +313,7 @@ def _remembered() -> dict[str, list[str]]:
     except (OSError, ValueError):
         return {}
     well_formed = isinstance(memory, dict) and all(isinstance(v, list) and len(v) == 3 for v in memory.values())
-    return {key: said for key, said in memory.items() if os.path.exists(said[0])} if well_formed else {}  # noqa: PTH110
+    return {key: said for key, said in memory.items() if _is_program(said[0])} if well_formed else {}
 
 
 def _remember(memory: dict[str, list[str]]) -> None:

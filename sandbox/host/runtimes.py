@@ -14,8 +14,6 @@ from sandbox.host.interpreters import Interpreter
 from sandbox.process.variables import Identity, Places, runtime_variables
 
 _FOLDERS: Final = {"python": "python", "nodejs": "node", "ruby": "ruby"}  # of our runtimes, by language
-
-
 A_LAYER: Final = "a layer"
 
 

@@ -124,7 +124,7 @@ def open_zip(path: Path, mount: str) -> Iterator[tuple[Tree, Check]]:
     """The tree in a .zip, and its check sum; its files can be read until the context ends. Raises PackageError, OSError."""
     name = str(path)
     with open(path, "rb") as file:
-        try:
+        try:  # broken zips make the standard library raise all of these
             zipped = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, ValueError, OverflowError, struct.error, EOFError, OSError, NotImplementedError) as error:
             why = "it is empty" if not os.fstat(file.fileno()).st_size else f"{str(error) or type(error).__name__}".lower()

@@ -18,8 +18,6 @@ from sandbox.package.write import write, write_for_environment
 
 _FORMAT: Final = b"1"  # of what is written into the cache: a new one whenever that changes
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)  # such an error names no file
-
 
 class Package:
     """Code and layers of one function version. `place` copies them for an environment; `close` when it is not used any more.
@@ -37,13 +35,12 @@ class Package:
     def place(self, task: Path, opt: Path) -> None:
         """Copies the trees into the empty folders `task` and `opt`. What a function does to its copy harms nobody else.
 
-        Raises PackageError, OSError.
+        Raises PackageError.
         """
         try:
             self._place(task, opt)
         except OSError as error:
-            where = error.filename or (task.parent if error.errno in _NO_ROOM else self._folder)
-            raise PackageError(f"{where}: {error.strerror or error}") from None
+            raise _told(error, reading=self._folder, writing=task.parent) from None
 
     def _place(self, task: Path, opt: Path) -> None:
         places = {TASK: task, OPT: opt}
@@ -70,8 +67,7 @@ def open_package(code: str, layers: Sequence[str], cache: Cache) -> Package:
         for tree in kept:
             tree.release()
         if isinstance(error, OSError):
-            where = error.filename or (cache.root if error.errno in _NO_ROOM else code)
-            raise PackageError(f"{where}: {error.strerror or error}") from None
+            raise _told(error, reading=Path(code), writing=cache.root) from None
         raise
 
 
@@ -112,6 +108,12 @@ def _write(tree: Tree, checks: Sequence[Check | FolderCheck], where: Path) -> No
     write(tree, where)
     for check in checks:
         check.again()
+
+
+def _told(error: OSError, *, reading: Path, writing: Path) -> PackageError:
+    """Names the file, or where it happened: an error of a full disk names none."""
+    where = error.filename or (writing if error.errno in (errno.ENOSPC, errno.EDQUOT) else reading)
+    return PackageError(f"{where}: {error.strerror or error}")
 
 
 def _existing(path: str) -> Path:

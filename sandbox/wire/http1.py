@@ -86,6 +86,7 @@ class Exchange:
     replied = False
     undeliverable = False  # tell `gone` even after the reply was written, if it cannot have arrived
     held: tuple[int, bytes, bytes] | None = None
+    on_reply: Callable[[int, bytes], None] | None = None  # told of status and body when the reply goes out
     note: object = None  # the handler's own
 
     def __init__(self, protocol: Http1Protocol) -> None:
@@ -124,6 +125,8 @@ class Exchange:
             self.held = (status, headers, body)
             return
         self.replied = True
+        if self.on_reply is not None:
+            self.on_reply(status, body)
         self.protocol.send(self, status, headers, body)
 
     def pause(self) -> None:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.cli.doctor import findings
 from sandbox.core.limits import DIRECT_UPLOAD, PACKAGE_LIMIT
 from sandbox.host.examine import Remark, examine
-from sandbox.host.interpreters import LANGUAGES, Interpreters
+from sandbox.host.interpreters import Interpreters
 from tests.conftest import MakeFolder
 
 OWN = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TAG = f"cpython-{sys.version_info.major}{sys.version_info.minor}"
-HERE = {language.name for language in LANGUAGES if Interpreters().installed(language)}
+HERE = {finding.name.removeprefix("runtime "): finding for finding in findings() if finding.name.startswith("runtime ")}
 with open(sys.executable, "rb") as program:
     ELF = program.read(64)
 FOREIGN = ELF[:18] + (b"\x08\x00" if ELF[18:20] != b"\x08\x00" else b"\x3e\x00") + ELF[20:]  # MIPS: nobody's machine here
@@ -69,8 +70,8 @@ def failing(code: Path, runtime: str | None = None, handler: str = "") -> str:
 def test_what_would_fail_is_named(
     folder: MakeFolder, files: dict[str, str], runtime: str | None, handler: str, said: str
 ) -> None:
-    if runtime in ("nodejs", "ruby") and runtime not in HERE:
-        pytest.skip(f"no {runtime} here")
+    if runtime in HERE and not HERE[runtime].works:
+        pytest.skip(HERE[runtime].text)
     assert said in failing(folder(**files), runtime, handler)
 
 
@@ -109,8 +110,8 @@ def test_what_is_right_is_told_for_what_it_is(
     ],
 )
 def test_what_only_running_can_tell_is_no_verdict(folder: MakeFolder, files: dict[str, str], runtime: str) -> None:
-    if runtime not in HERE:
-        pytest.skip(f"no {runtime} here")
+    if not HERE[runtime].works:
+        pytest.skip(HERE[runtime].text)
     what, (remark,) = look(folder(**files), runtime, "app.handler")
     assert what.startswith("a function for")
     assert not remark.fails

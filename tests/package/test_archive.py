@@ -193,7 +193,7 @@ LEAD_OUT = [
     b"/opt/../etc/passwd",
     b"/var/task/../../etc/passwd",
     b"/opt/a/../../etc",
-    b"/proc/self/root/etc/passwd",
+    b"/proc/self/cwd/../etc/passwd",
     b"../../../../../../../../etc/passwd",
     b"../../x",
     b"../x",

@@ -98,12 +98,11 @@ class ResponseStream extends Writable {
 
   _final(done) {
     try {
-      this._begin();
+      this._finish();
     } catch (error) {
       done(error);
       return;
     }
-    this._finish();
     this.answered.then(() => done(), done);
   }
 
@@ -117,8 +116,8 @@ class ResponseStream extends Writable {
   }
 
   _finish() {
-    this._ended = true;
     this._begin();
+    this._ended = true; // only now: what begins may throw, and then destroy() ends it
     this._request.end(this._trailers);
   }
 }

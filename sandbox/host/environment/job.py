@@ -125,8 +125,14 @@ class Job:
         return self.event
 
 
-def check_payload(payload: bytes) -> None:
-    """IN-008, RT-038: raises ConfigError if a runtime could not take this event."""
+def event_bytes(payload: bytes) -> bytes:
+    """An event as a runtime gets it: nothing is {} (DECISIONS "empty Invoke payload"). Raises ConfigError (IN-008, RT-038)."""
+    payload = payload or b"{}"
+    _check(payload)
+    return payload
+
+
+def _check(payload: bytes) -> None:
     if len(payload) > PAYLOAD_LIMIT:
         raise ConfigError(f"the event has {len(payload)} bytes: at most {PAYLOAD_LIMIT} are possible")
     try:
