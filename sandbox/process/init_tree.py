@@ -17,7 +17,7 @@ from sandbox.process.memory import descendants
 _MESSAGE = struct.Struct("=IIii")
 _SPAWN, _SWEEP = 1, 2
 _READY, _ANSWER, _EXITED = 1, 2, 3
-_FREEZE_WAIT_MS = 1000
+_FREEZE_WAIT_MS = 10_000  # it gives way to whatever the host asks next, so a long chase delays nobody
 _ANSWER_WAIT = 1.0  # seconds beyond the wait that the program was given
 _STEPS = {2: "its descriptors", 3: "its resource limits", 4: "its working directory"}
 

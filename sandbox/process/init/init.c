@@ -234,17 +234,16 @@ static long elapsed_ms(const struct timespec *start) {
     return (now.tv_sec - start->tv_sec) * 1000 + (now.tv_nsec - start->tv_nsec) / 1000000;
 }
 
-/* One pass: signals what is not yet as wanted. Returns how many were not. A thread in state D counts as stopped: it cannot
+/* One pass: signals everybody. Returns how many are not yet as wanted. A thread in state D counts as stopped: it cannot
  * run a single instruction of its own before the signal takes it (a vfork keeps its parent there). */
 static int pass(int sig, int *strays) {
     int count = walk(), unlike = 0;
     *strays = 0;
+    for (int i = 0; i < count; i++) kill(tree[i], sig);  /* before anything is looked at: a chain of forks is gone by then */
     for (int i = 0; i < count; i++) {
         int done = sig != SIGCONT && all_threads_in(tree[i], sig == SIGSTOP ? "TtDZX" : "ZX");
         if (is_stray(tree[i])) ++*strays;
-        if (done) continue;
-        unlike++;
-        kill(tree[i], sig);
+        unlike += !done;
     }
     return unlike;
 }
