@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sandbox.core.function import FunctionConfig
     from sandbox.core.limits import Limits
     from sandbox.host.host import Function, Host, Throttled
-    from sandbox.host.result import InvokeResult, Phase, Report, ResponseStream
+    from sandbox.host.result import ExtensionCost, InvokeResult, Phase, Report, ResponseStream
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _EXPORTS = {
     "Function": "sandbox.host.host",
     "Host": "sandbox.host.host",
     "Throttled": "sandbox.host.host",
+    "ExtensionCost": "sandbox.host.result",
     "InvokeResult": "sandbox.host.result",
     "Phase": "sandbox.host.result",
     "Report": "sandbox.host.result",
@@ -45,6 +46,7 @@ __all__ = [  # noqa: RUF022 (the order people meet them in)
     "InvokeResult",
     "Report",
     "Phase",
+    "ExtensionCost",
     "ResponseStream",
     "Limits",
     "SandboxError",

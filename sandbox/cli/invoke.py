@@ -259,7 +259,7 @@ def document(result: InvokeResult) -> dict[str, Any]:
     said["executedVersion"] = result.executed_version
     said["report"] = result.report.document() if result.report is not None else None
     said["phases"] = [phase.document() for phase in result.phases]
-    said["extensions"] = []
+    said["extensions"] = [cost.document() for cost in result.extensions]
     said["logs"] = result.log
     return said
 

@@ -13,6 +13,7 @@ from sandbox.core.state import ENDING, INIT, MachineState
 from sandbox.core.states import (
     EXTENSION,
     EXTENSION_DEAD,
+    PHASE,
     Extension,
     ExtensionMove,
     Invocation,
@@ -37,8 +38,11 @@ class Ending(MachineState):
         else:
             agent = self.extensions[event.who]
             self._extension_moves(agent, ExtensionMove.LAUNCH_FAILED)
-            agent.error_type = event.error_type
-        self._after_death(now, Fatal(event.error_type, event.message))
+            agent.error_type, agent.ended, agent.exit = event.error_type, now, event.message
+            self._after_death(now, Fatal(errors.EXTENSION_LAUNCH, event.message, who=event.who))  # EX-007
+            return
+        self.runtime_ended = now
+        self._after_death(now, Fatal(event.error_type, event.message, who=RUNTIME))
 
     def _on_exited(self, event: Exited, now: float) -> None:
         if event.generation != self.generation:
@@ -47,20 +51,24 @@ class Ending(MachineState):
             if self.runtime in (Runtime.ABSENT, Runtime.EXITED):
                 return
             self._runtime_moves(RuntimeMove.EXIT)
+            self.runtime_ended = now
             self.polls.clear()
             for agent in self.extensions.values():
                 if not agent.external and agent.alive:
                     self._extension_moves(agent, ExtensionMove.EXIT)  # they lived in that process
-            self._after_death(now, Fatal(errors.EXIT_ERROR, errors.exit_message(event.code, event.signal)))
+            self._after_death(now, Fatal(errors.EXIT_ERROR, errors.exit_message(event.code, event.signal), who=RUNTIME))
             return
         ended = self.extensions.get(event.who)
         if ended is None or not ended.alive:
             return
+        ended.last_state = ended.state
         clean = event.code == 0 or ended.state is not Extension.SHUTDOWN  # EX-087
         self._extension_moves(ended, ExtensionMove.EXIT if clean else ExtensionMove.EXIT_FAILED)
-        ended.poll = None
-        text = errors.exit_message(event.code, event.signal).replace("Runtime", f"extension {ended.name}", 1)
-        self._after_death(now, Fatal(errors.EXTENSION_CRASH, text))  # EX-080: even with status 0
+        ended.poll, ended.ended = None, now
+        ended.exit = errors.status_words(event.code, event.signal)
+        if self.fatal is not None and self.fatal.who == ended.name:
+            self.fatal = self.fatal._replace(message=ended.exit)  # it had reported an error, and now it has gone
+        self._after_death(now, Fatal(errors.EXTENSION_CRASH, ended.exit, who=ended.name))  # EX-080: even with status 0
 
     def _after_death(self, now: float, fatal: Fatal) -> None:
         if self.phase in (Phase.RESET, Phase.SHUTDOWN):
@@ -87,8 +95,8 @@ class Ending(MachineState):
         elif event.token == "init":
             if self.phase in INIT:
                 self._init_timed_out(now)
-        elif event.token == "init-error":
-            if self.phase in INIT and self.fatal is not None:
+        elif event.token == "reported-error":
+            if self.fatal is not None and PhaseMove.FATAL in PHASE[self.phase]:
                 self._fatal(now, self.fatal)
         elif event.token == "runtime-share":
             if self.phase in (Phase.RESET, Phase.SHUTDOWN):
@@ -112,13 +120,15 @@ class Ending(MachineState):
         fatal = self.fatal = self.fatal or fatal
         if self.phase in INIT:
             self._report_init(now, fatal.status)
+            self._emit_failure(fatal, "init", now)
             if self.init_phase == "invoke" and self.waiting:
                 self._start_invocation(now)  # TL-088: its start is told even so
                 self._fail_current(now, fatal, "init")
         elif self.invocations:
+            self._emit_failure(fatal, "invoke", now)
             self._fail_current(now, fatal, "invoke")
         if self.phase is Phase.FROZEN:
-            self._emit("sandbox.endedWhileFrozen", now, {"errorType": fatal.error_type, "message": fatal.message})
+            self._emit_failure(fatal, "frozen", now)
             self._out.append(Signal(EVERYONE, "CONT"))
         self.suppressed = True
         self._to(PhaseMove.FATAL)
@@ -147,6 +157,7 @@ class Ending(MachineState):
             return
         if self.invocations:
             ended = Fatal(errors.SANDBOX_FAILURE, "the execution environment was shut down", status="failure")
+            self._emit_failure(ended, "invoke", now)
             self._fail_current(now, ended, "invoke")
         while self.waiting:
             pending = self.waiting.popleft()
@@ -163,6 +174,7 @@ class Ending(MachineState):
         self.reason = reason
         self.wind_down_at = now
         self._extensions_told = self._killed_all = False
+        self.window = 0.0
         registered = [agent for agent in self.extensions.values() if agent.registered]
         if not registered:
             self._kill_everyone()  # LC-101: nobody to be graceful for, and no SIGTERM
@@ -204,9 +216,10 @@ class Ending(MachineState):
 
     def _give_shutdown(self, agent: ExtensionAgent) -> None:
         self._extension_moves(agent, ExtensionMove.SHUTDOWN)
-        agent.owed_shutdown = False
+        agent.owed_shutdown, agent.told = False, True
         conn, agent.poll = agent.poll, None
         if conn is not None:
+            agent.delivered_on = conn
             self._out.append(DeliverShutdown(conn, agent.name, self.reason, self.wind_down_at + self.window))
 
     def _kill_everyone(self) -> None:
@@ -218,15 +231,20 @@ class Ending(MachineState):
         if event.generation != self.generation or not self._killed_all:
             return
         if self.phase is Phase.SHUTDOWN:
-            self._everybody_exited()
+            self._all_ended(now)
             self._to(PhaseMove.GONE)
             self._out.append(Closed())
         elif self.phase is Phase.RESET:
-            self._everybody_exited()
+            self._all_ended(now)
             self.extensions = {}
             self._to(PhaseMove.GONE)
             if self.waiting:
                 self._begin_init(now)
+
+    def _all_ended(self, now: float) -> None:
+        self._everybody_exited()
+        if self.extensions:
+            self._emit_wind_down(now)
 
     def _everybody_exited(self) -> None:
         """Gone overtakes an exit that nobody reported (LC-114: the wait for it is bounded)."""

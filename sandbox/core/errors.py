@@ -60,6 +60,9 @@ RESPONSE_TOO_LARGE: Final = "Function.ResponseSizeTooLarge"
 TRUNCATED_RESPONSE: Final = "Runtime.TruncatedResponse"
 BAD_RESPONSE_MODE: Final = "Runtime.InvalidResponseModeHeader"
 EXTENSION_CRASH: Final = "Extension.Crash"
+EXTENSION_LAUNCH: Final = "Extension.LaunchError"
+EXTENSION_INIT: Final = "Extension.InitError"
+EXTENSION_EXIT: Final = "Extension.ExitError"
 
 TRANSITION: Final = "InvalidStateTransition"
 EXTENSION_STATE: Final = "Extension.InvalidExtensionState"
@@ -81,12 +84,17 @@ _SIGNAL_NAMES: Final = {
 }  # the words of Go's os/exec, in which AWS reports an exit
 
 
+def status_words(code: int | None, signal: int | None) -> str:
+    """How a process ended, in the words of Go's os/exec."""
+    if signal is not None:
+        return f"signal: {_SIGNAL_NAMES.get(signal, str(signal))}"
+    return f"exit status {code}" if code else "exit code 0"
+
+
 def exit_message(code: int | None, signal: int | None) -> str:
     """What AWS says of an exit (LC-012, LC-074)."""
-    if signal is not None:
-        return f"Runtime exited with error: signal: {_SIGNAL_NAMES.get(signal, str(signal))}"
-    if code:
-        return f"Runtime exited with error: exit status {code}"
+    if signal is not None or code:
+        return f"Runtime exited with error: {status_words(code, signal)}"
     return "Runtime exited without providing a reason"
 
 

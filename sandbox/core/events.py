@@ -44,6 +44,14 @@ class Register(NamedTuple):
     events: frozenset[str]
 
 
+class Subscribe(NamedTuple):
+    """PUT /telemetry or /logs by an extension; api is "Telemetry" or "Logs". What it subscribes to is not the machine's."""
+
+    conn: int
+    name: str
+    api: str
+
+
 class AnswerBegins(NamedTuple):
     """The head of an answer has arrived, its body has not yet ended. `invocation_id` is None when it was not echoed."""
 
@@ -152,6 +160,7 @@ Event = (
     | Next
     | ClientGone
     | Register
+    | Subscribe
     | AnswerBegins
     | AnswerEnds
     | Answer

@@ -39,6 +39,20 @@ ACCOUNT_CONCURRENCY: Final = 1000  # CP: the account's default; beyond it an inv
 POLL_LOST: Final = 1.0  # DECISIONS "a user-started runtime": gone for so long, its process is taken to have ended
 REPOLL_WAIT: Final = 0.020  # DECISIONS "invoke that finds no idle environment"
 
+# Telemetry and Logs API
+API_PORT: Final = 9001  # TL-011: no destination
+SUBSCRIPTION_ITEMS: Final = range(1_000, 10_000 + 1)  # TL-030
+SUBSCRIPTION_BYTES: Final = range(262_144, 1_048_576 + 1)  # TL-031
+SUBSCRIPTION_TIMEOUT_MS: Final = range(25, 30_000 + 1)  # TL-032
+SUBSCRIPTION_DEFAULTS: Final = {"maxItems": 10_000, "maxBytes": 262_144, "timeoutMs": 1_000}  # TL-030 … TL-032
+TELEMETRY_BACKLOG: Final = 4  # ours: times maxBytes; what a slow subscriber may be behind before records are dropped
+TELEMETRY_RECORD_COST: Final = 200  # ours: what a waiting record is counted with besides its bytes
+TELEMETRY_HISTORY: Final = 1 * MIB  # ours: the output of one Init that is kept for who subscribes later (TL-040)
+TELEMETRY_ANSWER: Final = 64 * 1024  # ours: a longer answer of a subscriber is not read
+EXTENSION_BODY: Final = 64 * 1024  # ours: a request to the Extensions or Telemetry API
+EXTENSION_ERROR_TYPE: Final = 256  # ours: characters kept of an error type that an extension reports
+HELD_OPEN_MS: Final = 10.0  # ours: the log names the extension that held the environment open longer than this
+
 # Measuring (ours)
 MEMORY_SAMPLE_MIN: Final = 0.010  # isolation.md, host rules: the watchdog's shortest …
 MEMORY_SAMPLE_MAX: Final = 0.250  # … and longest interval
@@ -61,4 +75,6 @@ class Limits:
     shutdown_internal: float = 0.5  # LC-102: the window with internal extensions only
     runtime_share: float = 0.6  # DECISIONS, EX-086: the runtime's part of the external window
     init_error_grace: float = 0.5  # ours: how long a runtime may live on after it has reported init/error (RT-101)
+    telemetry_answer: float = 10.0  # ours, TL-036: a subscriber that has not answered by then is sent the batch again
+    telemetry_retry: float = 60.0  # ours, TL-036: a batch that nobody took for so long is dropped, and told as dropped
     kill_wait: float = 2.0  # LC-114: the wait for processes that were sent SIGKILL is bounded

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sandbox.core import errors
 from sandbox.core.effects import (
     EVERYONE,
     Accept,
@@ -43,10 +44,11 @@ from sandbox.core.events import (
     Shutdown,
     SpawnFailed,
     Start,
+    Subscribe,
     Timer,
 )
 from sandbox.core.extending import Extending
-from sandbox.core.limits import Limits
+from sandbox.core.limits import EXTENSIONS, Limits
 from sandbox.core.parties import ExtensionAgent, Fatal, InvocationParty, milliseconds
 from sandbox.core.state import ENDING
 from sandbox.core.states import (
@@ -74,6 +76,7 @@ class Machine(Extending):
             Next: self._on_next,
             ClientGone: self._on_client_gone,
             Register: self._on_register,
+            Subscribe: self._on_subscribe,
             AnswerBegins: self._on_answer_begins,
             AnswerEnds: self._on_answer_ends,
             Answer: self._on_answer,
@@ -131,10 +134,11 @@ class Machine(Extending):
         self.runtime = Runtime.ABSENT
         self.polls = []
         self.fatal = None
+        self.runtime_ended = None
         self.init_started = now
         self.init_report_ms = None
         self._runtime_reported = False
-        self.extensions = {name: ExtensionAgent(name, external=True) for name in self.externals}
+        self.extensions = {name: ExtensionAgent(name, external=True, started=now) for name in self.externals}
         deadline = now + self.limits.init
         self.init_phase = "init"
         if self.suppressed and self.waiting:
@@ -143,13 +147,23 @@ class Machine(Extending):
             waiting.started = now  # LC-007: this Init and the invoke share the function's timeout …
             waiting.deadline = deadline = now + waiting.timeout  # … and its duration is the invocation's (BL-005)
         self._emit("platform.initStart", now, self._init_record())
+        if len(self.externals) > EXTENSIONS:
+            self._refuse_extensions(now)
+            return
         for name in self.externals:
             self._out.append(Spawn(name, self.generation))
         self._out.append(SetTimer("init", "", deadline, self.generation))
         self._maybe_start_runtime()
 
+    def _refuse_extensions(self, now: float) -> None:
+        """EX-010: more files in /opt/extensions than there may be extensions."""
+        for name in self.externals[EXTENSIONS:]:
+            self._extension_moves(self.extensions[name], ExtensionMove.LAUNCH_FAILED)
+            self.extensions[name].error_type = "TooManyExtensions"
+        self._fatal(now, Fatal(errors.EXTENSION_LAUNCH, "ErrTooManyExtensions", who=self.externals[EXTENSIONS]))
+
     def _maybe_start_runtime(self) -> None:
-        if self.phase is not Phase.INIT_EXTENSIONS:
+        if self.phase is not Phase.INIT_EXTENSIONS or self.fatal is not None:
             return
         if all(a.state is not Extension.STARTED for a in self.extensions.values() if a.external):
             self._to(PhaseMove.REGISTERED)
@@ -157,7 +171,7 @@ class Machine(Extending):
             self._out.append(Spawn(RUNTIME, self.generation))
 
     def _maybe_initialised(self, now: float) -> None:
-        if self.phase is not Phase.INIT_RUNTIME or self.runtime is not Runtime.READY:
+        if self.phase is not Phase.INIT_RUNTIME or self.runtime is not Runtime.READY or self.fatal is not None:
             return
         if any(agent.state is Extension.REGISTERED for agent in self.extensions.values()):
             return
@@ -257,8 +271,9 @@ class Machine(Extending):
         for agent in self.extensions.values():
             if agent.poll == event.conn:
                 agent.poll = None
-            elif agent.delivered_on == event.conn and agent.state is Extension.RUNNING:
+            elif agent.delivered_on == event.conn and agent.state in (Extension.RUNNING, Extension.SHUTDOWN):
                 agent.delivered_on = None
+                agent.owed_shutdown = agent.owed_shutdown or agent.state is Extension.SHUTDOWN
 
     def _runtime_done(self, now: float) -> None:
         """The runtime has answered and polled again: its part of the Invoke is over."""
@@ -270,7 +285,7 @@ class Machine(Extending):
         self._maybe_done(now)
 
     def _maybe_done(self, now: float) -> None:
-        if self.phase is not Phase.INVOKE or self.runtime is not Runtime.READY:
+        if self.phase is not Phase.INVOKE or self.runtime is not Runtime.READY or self.fatal is not None:
             return
         if self.extensions and any(agent.state is Extension.RUNNING for agent in self.extensions.values()):
             return
@@ -353,6 +368,7 @@ class Machine(Extending):
             self._invocation_moves(invocation, InvocationMove.ANSWER_BEGINS)  # a second answer: refused, whatever it is
         self._invocation_moves(invocation, InvocationMove.ANSWER_REFUSED)
         self._answered(invocation, 0, now)
+        self._emit_failure(Fatal(event.error_type, event.message), "invoke", now)
         self._out.append(Refuse(event.conn, event.status, event.refusal_type, event.refusal))
         self._out.append(Failed(invocation.id, "error", event.error_type, event.message, "invoke"))
         self._resume_held(now)
@@ -361,6 +377,6 @@ class Machine(Extending):
         self._runtime_moves(RuntimeMove.INIT_ERROR)
         self._out.append(Accept(event.conn))
         if self.fatal is None:
-            self.fatal = Fatal(event.error_type, "the runtime reported an error of its Init", reported=True)
+            self.fatal = Fatal(event.error_type, "the runtime reported an error of its Init", reported=True, who=RUNTIME)
         # It must exit now (RT-101). What it still prints belongs to this Init; one that stays is killed.
-        self._out.append(SetTimer("init-error", "", now + self.limits.init_error_grace, self.generation))
+        self._out.append(SetTimer("reported-error", "", now + self.limits.init_error_grace, self.generation))

@@ -9,27 +9,33 @@ from typing import Any, NamedTuple, TypeVar
 
 from sandbox.core import errors
 from sandbox.core.errors import Refused
-from sandbox.core.states import EXTENSION_DEAD, Extension, Invocation
+from sandbox.core.states import EXTENSION_DEAD, Extension, ExtensionMove, Invocation
 
 S = TypeVar("S", bound=Enum)
 M = TypeVar("M", bound=Enum)
 
 
 class Fatal(NamedTuple):
-    """Why a generation ends. The first one is kept: it is the root cause (LC-014)."""
+    """Why a generation ends. The first one is kept: it is the root cause (LC-014). who: the party it happened to, if one."""
 
     error_type: str
     message: str
     status: str = "error"
     reported: bool = False
+    who: str | None = None
 
 
 @dataclass(slots=True)
 class ExtensionAgent:
-    """One extension. `poll` is its parked exchange; `delivered_on` the exchange that its event was written to."""
+    """One extension. `poll` is its parked exchange; `delivered_on` the exchange that its event was written to.
+
+    Times are on the machine's clock: started (spawned; an internal one: registered), ready (its first poll), polled (its
+    newest one), ended. api: the one of the two, Telemetry or Logs, that it has subscribed with.
+    """
 
     name: str
     external: bool
+    started: float
     state: Extension = Extension.STARTED
     events: frozenset[str] = frozenset()
     registered: bool = False
@@ -37,15 +43,43 @@ class ExtensionAgent:
     delivered_on: int | None = None
     invocation: str | None = None
     owed_shutdown: bool = False
+    told: bool = False  # it was given SHUTDOWN
     error_type: str | None = None
+    api: str | None = None
+    ready: float | None = None
+    polled: float | None = None
+    ended: float | None = None
+    exit: str | None = None
+    last_state: Extension | None = None  # before its exit
 
     @property
     def alive(self) -> bool:
         return self.state not in EXTENSION_DEAD
 
+    @property
+    def init_ms(self) -> float | None:
+        return milliseconds(self.ready - self.started) if self.ready is not None else None
+
+    def cost(self, invocation: InvocationParty, now: float) -> dict[str, Any]:
+        """What it took of an invoke: ms after the answer, and ms after the runtime's next poll (the environment's overhead)."""
+        cost: dict[str, Any] = {"name": self.name, "type": "external" if self.external else "internal"}
+        cost |= {"events": sorted(self.events), "state": self.state.value}
+        if "INVOKE" not in self.events or self.invocation != invocation.id:
+            return cost
+        until = now if self.state is Extension.RUNNING or self.polled is None else self.polled
+        for key, since in (("afterResponseMs", invocation.answered), ("afterRuntimeMs", invocation.runtime_done)):
+            cost[key] = milliseconds(max(0.0, until - since)) if since is not None else None
+        return cost
+
+    def farewell(self, now: float, began: float) -> dict[str, Any]:
+        """How it took the end of its generation: whether it was told, how it ended, and when (ms from the beginning)."""
+        at = self.ended if self.ended is not None else now
+        return {"name": self.name, "told": self.told, "exit": self.exit, "ms": milliseconds(max(0.0, at - began))}
+
     def record(self) -> dict[str, Any]:
         """platform.extension (TL-081)."""
-        record: dict[str, Any] = {"name": self.name, "state": self.state.value, "events": sorted(self.events)}
+        state = self.last_state or self.state  # a crash leaves it as it was, in AWS's own records
+        record: dict[str, Any] = {"name": self.name, "state": state.value, "events": sorted(self.events)}
         if self.error_type is not None:
             record["errorType"] = self.error_type
         return record
@@ -86,7 +120,8 @@ def refuse_runtime(state: Enum, move: Enum) -> Refused:
 
 def refuse_extension(state: Enum, move: Enum, name: str) -> Refused:
     """EX-056."""
-    text = f"State transition from {state.value} to {move.value} failed for extension {name}."
+    asked = "Exited" if move is ExtensionMove.EXIT_ERROR else move.value  # the word that AWS's emulator has there
+    text = f"State transition from {state.value} to {asked} failed for extension {name}."
     return Refused(403, errors.EXTENSION_STATE, f"{text} Error: State transition is not allowed")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sandbox.core.effects import Effect, Emit
 from sandbox.core.errors import InvariantError
+from sandbox.core.events import RUNTIME
 from sandbox.core.limits import Limits
 from sandbox.core.parties import (
     ExtensionAgent,
@@ -27,6 +28,7 @@ from sandbox.core.states import (
     EXTENSION,
     INVOCATION,
     PHASE,
+    Extension,
     ExtensionMove,
     InvocationMove,
     Phase,
@@ -75,6 +77,7 @@ class MachineState:
         self._runtime_reported = False  # initRuntimeDone of this generation is out
         self._extensions_told = False
         self._killed_all = False
+        self.runtime_ended: float | None = None
         self._out: list[Effect] = []
 
     # ── small verbs ──
@@ -149,7 +152,49 @@ class MachineState:
     def _awaits_extensions(self) -> bool:
         return any("INVOKE" in agent.events for agent in self.extensions.values())
 
+    def _awaited(self) -> list[str]:
+        """Who has not done yet what this phase waits for: the ones to look at when it takes too long."""
+        if self.phase is Phase.INIT_EXTENSIONS:
+            return [agent.name for agent in self.extensions.values() if agent.state is Extension.STARTED]
+        state = Extension.REGISTERED if self.phase is Phase.INIT_RUNTIME else Extension.RUNNING
+        runtime = [RUNTIME] if self.runtime in (Runtime.STARTED, Runtime.RUNNING) else []
+        return runtime + [agent.name for agent in self.extensions.values() if agent.state is state]
+
+    def _emit_failure(self, fatal: Fatal, phase: str, now: float) -> None:
+        """For people: what the platform has ended, and who was awaited then. Not an event of the Telemetry API."""
+        record: dict[str, Any] = {"errorType": fatal.error_type, "message": fatal.message, "phase": phase}
+        record |= {"who": fatal.who, "awaited": self._awaited(), "reported": fatal.reported}
+        if self.current is not None:
+            record["requestId"] = self.current.request_id
+        self._emit("sandbox.failure", now, record)
+
+    def _emit_costs(self, invocation: InvocationParty, now: float) -> None:
+        """What each extension took of this invoke, and who of them polled last."""
+        costs = [agent.cost(invocation, now) for agent in self.extensions.values()]
+        for cost, agent in zip(costs, self.extensions.values(), strict=True):
+            cost["initMs"] = agent.init_ms
+        last = max(costs, key=lambda cost: cost.get("afterRuntimeMs") or 0.0)
+        record: dict[str, Any] = {"requestId": invocation.request_id, "extensions": costs}
+        if held := last.get("afterRuntimeMs"):
+            record |= {"heldOpenBy": last["name"], "heldOpenMs": held}
+        self._emit("sandbox.extensions", now, record)
+
+    def _emit_wind_down(self, now: float) -> None:
+        began = self.wind_down_at
+        runtime = milliseconds(max(0.0, self.runtime_ended - began)) if self.runtime_ended is not None else None
+        record: dict[str, Any] = {
+            "phase": self.phase.value,
+            "reason": self.reason,
+            "windowMs": milliseconds(self.window),
+            "runtimeMs": runtime,
+        }
+        record["durationMs"] = milliseconds(now - began)
+        record["extensions"] = [agent.farewell(now, began) for agent in self.extensions.values() if agent.external]
+        self._emit("sandbox.windDown", now, record)
+
     def _emit_report(self, invocation: InvocationParty, now: float, status: str, error_type: str | None = None) -> None:
+        if self.extensions:
+            self._emit_costs(invocation, now)
         duration = now - (invocation.started if invocation.started is not None else now)
         metrics: dict[str, Any] = {"durationMs": milliseconds(duration), "billedDurationMs": 0}
         billed = duration * 1000

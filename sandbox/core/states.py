@@ -64,6 +64,7 @@ class ExtensionMove(_Member):
     """What may happen to an extension."""
 
     REGISTER = "Registered"
+    SUBSCRIBE = "Registered (subscribing)"
     NEXT = "Ready"
     NEXT_REPLACES = "Ready (in place of a poll whose client has gone)"
     NEXT_AGAIN = "Running (an event that nobody took)"
@@ -159,6 +160,7 @@ EXTENSION: Final[dict[Extension, dict[ExtensionMove, Extension]]] = {
     _X.STARTED: {_XM.REGISTER: _X.REGISTERED, _XM.LAUNCH_FAILED: _X.LAUNCH_ERROR, _XM.EXIT: _X.EXITED},
     _X.REGISTERED: {
         _XM.NEXT: _X.READY,
+        _XM.SUBSCRIBE: _X.REGISTERED,
         _XM.OWE_SHUTDOWN: _X.REGISTERED,
         _XM.INIT_ERROR: _X.INIT_ERROR,
         _XM.EXIT_ERROR: _X.EXIT_ERROR,
@@ -166,6 +168,7 @@ EXTENSION: Final[dict[Extension, dict[ExtensionMove, Extension]]] = {
     },
     _X.READY: {
         _XM.NEXT_REPLACES: _X.READY,
+        _XM.SUBSCRIBE: _X.READY,
         _XM.DELIVER: _X.RUNNING,
         _XM.SHUTDOWN: _X.SHUTDOWN,
         _XM.OWE_SHUTDOWN: _X.READY,
@@ -183,6 +186,7 @@ EXTENSION: Final[dict[Extension, dict[ExtensionMove, Extension]]] = {
     _X.EXIT_ERROR: {**dict.fromkeys(_ERROR_STATE_MOVES, _X.EXIT_ERROR), _XM.EXIT: _X.EXITED},
     _X.SHUTDOWN: {
         _XM.NEXT_HELD: _X.SHUTDOWN,  # EX-055
+        _XM.SHUTDOWN: _X.SHUTDOWN,  # again: nobody was there to take it
         _XM.EXIT_ERROR: _X.EXIT_ERROR,
         _XM.EXIT: _X.EXITED,
         _XM.EXIT_FAILED: _X.SHUTDOWN_FAILED,

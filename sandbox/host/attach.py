@@ -16,10 +16,10 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sandbox.clock import Clock
-from sandbox.core.effects import EVERYONE, Answered, Emit, Failed, Signal
+from sandbox.core.effects import EVERYONE, Answered, Emit, Signal
 from sandbox.core.errors import ConfigError, SandboxError
 from sandbox.core.events import RUNTIME, ClientGone, Event, Exited, Gone, InitError, Invoke, Next, Start
 from sandbox.core.function import FunctionConfig
@@ -51,6 +51,9 @@ class UserStarted(Processes):
         self._ledger = ledger
 
     def measured_peak(self) -> int | None:
+        return None
+
+    def peak_of(self, who: str) -> int | None:
         return None
 
     async def close(self) -> None:
@@ -186,12 +189,10 @@ class AttachedEnvironment(Environment):
 
         self.clock.call_at(self.clock.now() + POLL_LOST, look)
 
-    def _explain(self, effect: Failed, job: Job) -> None:
+    def _explain(self, failure: dict[str, Any]) -> None:
         """Nothing is known of how it ended, and it is not ours to say: the exchanges are shown."""
 
     def _emit(self, effect: Emit) -> None:
-        if effect.type == "sandbox.endedWhileFrozen":
-            return
         if effect.type == "platform.report":
             effect.record["metrics"].pop("initDurationMs", None)  # not known, so not told
         super()._emit(effect)
@@ -244,7 +245,7 @@ class _AttachedApi(RuntimeApi):
         if not (exchange.target.startswith(_RIE) and exchange.target.endswith(b"/invocations")):
             super()._other(exchange)
         elif exchange.method != b"POST":
-            self._wrong_method(exchange, "POST")
+            self.wrong_method(exchange, "POST")
         else:
             task = asyncio.get_running_loop().create_task(self._invoke(exchange))
             self._tasks.add(task)

@@ -56,16 +56,44 @@ class Phase(NamedTuple):
         return {"name": self.name, "startMs": self.start_ms, "durationMs": self.duration_ms}
 
 
+class ExtensionCost(NamedTuple):
+    """What one extension took. Times in ms, memory in MB; None is unknown, or does not apply.
+
+    type: external or internal. init_ms: from its start (an internal one: from its register) to its first poll.
+    after_response_ms: from the runtime's answer to its next poll; after_runtime_ms: from the runtime's own next poll, which is
+    how long it kept the environment from its freeze. telemetry: its subscription's figures, in records.
+    """
+
+    name: str
+    type: str
+    events: list[str]
+    state: str
+    init_ms: float | None = None
+    after_response_ms: float | None = None
+    after_runtime_ms: float | None = None
+    max_memory_used_mb: int | None = None
+    telemetry: dict[str, int] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The keys of `--json`."""
+        document: dict[str, Any] = {"name": self.name, "type": self.type, "events": self.events, "state": self.state}
+        document |= {"initMs": self.init_ms, "afterResponseMs": self.after_response_ms}
+        document |= {"afterRuntimeMs": self.after_runtime_ms, "maxMemoryUsedMB": self.max_memory_used_mb}
+        return document | {"telemetry": self.telemetry}
+
+
 class Account(NamedTuple):
     """What an environment wrote down of one invoke, at its REPORT. Figures are made of it when somebody asks.
 
     record: that of platform.report. phases: (name, start on the machine's clock, ms). origin: when the invoke was asked for.
+    extensions: the record of sandbox.extensions, empty without any.
     """
 
     record: dict[str, Any]
     phases: list[tuple[str, float | None, float | None]]
     origin: float
     records: list[Record]
+    extensions: dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -110,7 +138,7 @@ class InvokeResult:
 
     @property
     def phases(self) -> list[Phase]:
-        """The timeline: init, runtime-init and function-init of each Init, and invoke."""
+        """The timeline: init, extension-init, runtime-init and function-init of each Init, and invoke."""
         if self.account is None:
             return []
         origin = self.account.origin
@@ -118,6 +146,30 @@ class InvokeResult:
             Phase(name, milliseconds(at - origin) if at is not None else None, duration)
             for name, at, duration in self.account.phases
         ]
+
+    @property
+    def extensions(self) -> list[ExtensionCost]:
+        """What each extension took of this invoke."""
+        costs = self.account.extensions.get("extensions", []) if self.account is not None else []
+        return [
+            ExtensionCost(
+                cost["name"],
+                cost["type"],
+                cost["events"],
+                cost["state"],
+                cost["initMs"],
+                cost.get("afterResponseMs"),
+                cost.get("afterRuntimeMs"),
+                cost.get("maxMemoryUsedMB"),
+                cost.get("telemetry"),
+            )
+            for cost in costs
+        ]
+
+    @property
+    def held_open_by(self) -> str | None:
+        """The extension that polled last, after the runtime had: who kept the environment from its freeze."""
+        return self.account.extensions.get("heldOpenBy") if self.account is not None else None
 
     @property
     def records(self) -> list[Record]:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sandbox.assets import asset
 from sandbox.core.function import FunctionConfig
 from sandbox.host.interpreters import Interpreter
-from sandbox.process.variables import Identity, Places, runtime_variables
+from sandbox.process.variables import Identity, Places, extension_variables, runtime_variables
 
 _FOLDERS: Final = {"python": "python", "nodejs": "node", "ruby": "ruby"}  # of our runtimes, by language
 A_LAYER: Final = "a layer"
@@ -56,6 +56,7 @@ class Plan:
     variables: Mapping[str, str]
     interpreter: Interpreter | None = None
     arguments: Sequence[str] = ()
+    extensions: tuple[str, ...] = ()
 
     @property
     def managed(self) -> bool:
@@ -83,6 +84,11 @@ class Plan:
                 if os.access(file, os.X_OK):
                     return Entry(str(file), [str(file)], self.variables)
         raise EntrypointError("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]", looked_at)
+
+    def extension(self, name: str) -> Entry:
+        """An external extension; argv[0] is the name that it has on Lambda, symbolic links as they are."""
+        file = f"{self.places.opt}/extensions/{name}"
+        return Entry(file, [f"/opt/extensions/{name}"], extension_variables(self.variables))
 
     def source(self, path: str | None, code: str) -> Source | None:
         """A file as its author knows it: what is in the function's own folders are copies."""
@@ -125,10 +131,19 @@ def plan(
     )
     extra = _layer_paths(interpreter, places) if interpreter else {}
     variables = runtime_variables(function, places, identity, credentials, extra)
+    extensions = _extensions(Path(places.opt, "extensions"))
     if interpreter is None:
-        return Plan(places, variables)
+        return Plan(places, variables, extensions=extensions)
     variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{interpreter.runtime}"  # EN-005: the id that runs, not "python"
-    return Plan(places, variables, interpreter, _arguments(interpreter, places, function))
+    return Plan(places, variables, interpreter, _arguments(interpreter, places, function), extensions)
+
+
+def _extensions(folder: Path) -> tuple[str, ...]:
+    """EX-001: every file in /opt/extensions, symbolic links to files included, in the order of their names."""
+    try:
+        return tuple(sorted(file.name for file in folder.iterdir() if file.is_file()))
+    except (FileNotFoundError, NotADirectoryError):  # EX-003
+        return ()
 
 
 def _arguments(interpreter: Interpreter, places: Places, function: FunctionConfig) -> list[str]:

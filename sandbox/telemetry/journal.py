@@ -17,7 +17,7 @@ class Record(NamedTuple):
 
     seq: its number in the journal. mono: seconds on the host's clock. wall: seconds since the epoch. environment: which
     execution environment (its log stream). type: platform.* as in the Telemetry API, function, extension, or sandbox.* for
-    what only we say. record: what the Telemetry API would have in it; a string for output.
+    what only we say. record: what the Telemetry API would have in it; a string for output. extension: whose it is, if one's.
     """
 
     seq: int
@@ -27,6 +27,7 @@ class Record(NamedTuple):
     type: str
     record: Any
     request_id: str | None = None
+    extension: str | None = None
 
     def document(self) -> dict[str, Any]:
         """The record as a JSON document: the Telemetry API's envelope (TL-050) and what we add to it."""
@@ -39,6 +40,8 @@ class Record(NamedTuple):
         document["environment"] = self.environment
         if self.request_id is not None:
             document["requestId"] = self.request_id
+        if self.extension is not None:
+            document["extension"] = self.extension
         return document
 
 
@@ -63,9 +66,16 @@ class Journal:
         self._subscribers = [other for other in self._subscribers if other is not entry]
 
     def append(
-        self, mono: float, wall: float, environment: str, type_: str, record: Any, request_id: str | None = None
+        self,
+        mono: float,
+        wall: float,
+        environment: str,
+        type_: str,
+        record: Any,
+        request_id: str | None = None,
+        extension: str | None = None,
     ) -> Record:
-        entry = Record(next(self._numbers), mono, wall, environment, type_, record, request_id)
+        entry = Record(next(self._numbers), mono, wall, environment, type_, record, request_id, extension)
         for subscription in self._subscribers:
             types, subscriber = subscription
             if types is None or type_ in types:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sandbox.core.limits import HELD_OPEN_MS
 from sandbox.telemetry.journal import Record
 
 UNKNOWN = "unknown"  # what cannot be known is never made up
@@ -25,9 +26,42 @@ def lines_of(record: Record) -> list[str]:
         case "platform.initReport" if body["status"] != "success":
             again = "sandbox: Init is done again inside the invoke, within the function's timeout (suppressed init)"
             return [_init_report(body), *([again] if body["phase"] == "init" else [])]
-        case "sandbox.endedWhileFrozen":
-            return [f"sandbox: {body['errorType']} while frozen, between two invokes: {body['message']}"]
+        case "platform.extension":
+            parts = ["EXTENSION", f"Name: {body['name']}", f"State: {body['state']}", _listed("Events", body["events"])]
+            return ["\t".join(parts + ([f"Error Type: {body['errorType']}"] if "errorType" in body else []))]
+        case "platform.telemetrySubscription" | "platform.logsSubscription":
+            head = "TELEMETRY" if record.type == "platform.telemetrySubscription" else "LOGS"
+            types = _listed("Types", [type_.capitalize() for type_ in body["types"]])
+            return [f"{head}\tName: {body['name']}\tState: {body['state']}\t{types}"]
+        case "platform.logsDropped":
+            what = f"{body['droppedRecords']} records ({body['droppedBytes']} bytes)"
+            return [f"sandbox: telemetry of extension {record.extension}: {what} were dropped: {body['reason']}"]
+        case "sandbox.extensions" if body.get("heldOpenMs", 0.0) >= HELD_OPEN_MS:
+            held = f"{body['heldOpenMs']:.2f} ms after the runtime was done"
+            return [f"sandbox: extension {body['heldOpenBy']} kept the environment running for {held}"]
+        case "sandbox.windDown":
+            return _wind_down(body)
     return []
+
+
+def _listed(name: str, values: list[str]) -> str:
+    return f"{name}: [{', '.join(values)}]"
+
+
+def _wind_down(body: dict[str, Any]) -> list[str]:
+    """How Reset or Shutdown went: who was told, who ended how, who had to be killed."""
+    head = f"sandbox: {body['phase']} ({body['reason']}): {body['durationMs']:.0f} ms of {body['windowMs']:.0f} ms"
+    if body["runtimeMs"] is not None:
+        head += f"; the runtime ended after {body['runtimeMs']:.0f} ms"
+    lines = [head]
+    for extension in body["extensions"]:
+        how = extension["exit"] or "killed at the end"
+        told = "given SHUTDOWN" if extension["told"] else "not given SHUTDOWN"
+        line = f"sandbox:   extension {extension['name']}: {told}, {how} after {extension['ms']:.0f} ms"
+        if undelivered := extension.get("telemetry", {}).get("undeliveredRecords"):
+            line += f"; {undelivered} telemetry records were not delivered"
+        lines.append(line)
+    return lines
 
 
 def _report(body: dict[str, Any]) -> str:

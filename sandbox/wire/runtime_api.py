@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from sandbox.core import errors
@@ -32,11 +33,6 @@ _INIT_ERROR: Final = _BASE + b"init/error"
 _INVOCATION: Final = _BASE + b"invocation/"
 _OK: Final = b'{"status":"OK"}\n'  # RT-007; the line feed: real-clients 1.4
 _ERROR_TYPE: Final = b"lambda-runtime-function-error-type"
-_LATER: Final = {  # said when called, never pretended
-    b"/2020-01-01/extension/": "The Extensions API",
-    b"/2022-07-01/telemetry": "The Telemetry API",
-    b"/2020-08-15/logs": "The Logs API",
-}
 _CAUSE_TYPE: Final = "application/vnd.aws.lambda.error.cause+json"
 
 
@@ -81,21 +77,26 @@ class AnswerNote(NamedTuple):
     good_mode: bool
 
 
-class LastCall(NamedTuple):
-    """The newest request that has been answered or parked, for errors written to a person."""
+@dataclass(slots=True)
+class LastCall:
+    """The newest request that has been answered or parked, for errors written to a person. status: None while it waits."""
 
     method: str
     target: str
-    status: int | None
+    status: int | None = None
 
 
 class RuntimeApi:
-    """The listener's handler for one environment. `feed` takes events; `before_poll` runs before a poll is told."""
+    """The listener's handler for one environment. `feed` takes events; `before_poll` runs before a poll is told.
+
+    routes: who answers targets that begin so, besides the Runtime API's own.
+    """
 
     def __init__(self, feed: Callable[[Event], None], before_poll: Callable[[], None], *, local_only: bool = True) -> None:
         self._feed = feed
         self._before_poll = before_poll
         self._local_only = local_only
+        self.routes: dict[bytes, Callable[[Exchange], None]] = {}
         self._open: dict[int, Exchange] = {}
         self._connections: set[Http1Protocol] = set()
         self._last: tuple[bytes, bytes] | None = None  # method and target; not the exchange, which holds its body
@@ -129,7 +130,8 @@ class RuntimeApi:
     # ── requests ──
 
     def request(self, exchange: Exchange) -> None:
-        self._last, self._last_status = (exchange.method, exchange.target), None
+        if exchange.target.startswith(_BASE):
+            self._last, self._last_status = (exchange.method, exchange.target), None
         note = exchange.note
         if note is not None:
             assert isinstance(note, AnswerNote)
@@ -155,7 +157,7 @@ class RuntimeApi:
 
     def _next(self, exchange: Exchange) -> None:
         if exchange.method != b"GET":
-            self._wrong_method(exchange, "GET")
+            self.wrong_method(exchange, "GET")
             return
         exchange.undeliverable = True
         self._open[exchange.number] = exchange
@@ -180,10 +182,10 @@ class RuntimeApi:
         """Reads the ids and the mode of an answer; None if it was refused here."""
         request_id, _, what = exchange.target[len(_INVOCATION) :].partition(b"/")
         if what not in (b"response", b"error"):
-            self._not_found(exchange)
+            self.not_found(exchange)
             return None
         if exchange.method != b"POST":
-            self._wrong_method(exchange, "POST")
+            self.wrong_method(exchange, "POST")
             return None
         echoed = exchange.headers.get(b"lambda-runtime-invocation-id")
         mode = exchange.headers.get(b"lambda-runtime-function-response-mode")
@@ -222,7 +224,7 @@ class RuntimeApi:
 
     def _init_error(self, exchange: Exchange) -> None:
         if exchange.method != b"POST":
-            self._wrong_method(exchange, "POST")
+            self.wrong_method(exchange, "POST")
             return
         self._open[exchange.number] = exchange
         self._feed(InitError(exchange.number, self.error_type(exchange)))
@@ -231,26 +233,29 @@ class RuntimeApi:
         if exchange.target == b"/ping":  # RT-005
             exchange.reply(200, b"Content-Type: text/plain\r\n", b"pong")
             return
-        for prefix, name in _LATER.items():
+        for prefix, answer in self.routes.items():
             if exchange.target.startswith(prefix):
-                text = f"{name} is not part of this version of lambda-sandbox yet"
-                self.refuse_exchange(exchange, 501, "Sandbox.NotSupported", text)
+                answer(exchange)
                 return
-        self._not_found(exchange)
+        self.not_found(exchange)
 
-    def _not_found(self, exchange: Exchange) -> None:
+    def park(self, exchange: Exchange) -> None:
+        """It waits for its reply: deliver, accept or refuse by its number."""
+        self._open[exchange.number] = exchange
+
+    def not_found(self, exchange: Exchange) -> None:
         target = exchange.target.decode("latin-1")
         self.refuse_exchange(exchange, 404, "NotFound", f"No such path in the Runtime API: {target}")  # RT-003
 
-    def _wrong_method(self, exchange: Exchange, allowed: str) -> None:
+    def wrong_method(self, exchange: Exchange, allowed: str) -> None:
         text = f"{exchange.method.decode()} is not allowed here, only {allowed}"
-        exchange.reply(405, JSON + f"Allow: {allowed}\r\n".encode(), error_body("MethodNotAllowed", text))  # RT-004
-        self._last_status = 405
+        self.reply(exchange, 405, JSON + f"Allow: {allowed}\r\n".encode(), error_body("MethodNotAllowed", text))  # RT-004
 
     # ── bodies that take their time, and peers that go ──
 
     def head(self, exchange: Exchange) -> None:
-        self._last, self._last_status = (exchange.method, exchange.target), None
+        if exchange.target.startswith(_BASE):
+            self._last, self._last_status = (exchange.method, exchange.target), None
         why = browsers.refusal(exchange.headers) if self._local_only else None
         if why is not None:
             self.refuse_exchange(exchange, 403, "Forbidden", why)
@@ -294,6 +299,23 @@ class RuntimeApi:
         self._last, self._last_status = (exchange.method, exchange.target), 200
         return True
 
+    def deliver_bytes(self, conn: int, headers: bytes, body: bytes) -> bool:
+        """Answers a parked poll that is not the runtime's. False if its client has gone."""
+        exchange = self._open.pop(conn, None)
+        if exchange is None or not exchange.client_is_there():
+            return False
+        self.reply(exchange, 200, headers, body)
+        return True
+
+    def reply(self, exchange: Exchange, status: int, headers: bytes, body: bytes) -> None:
+        """Sends it, and keeps what was said for the errors that a person reads."""
+        self._open.pop(exchange.number, None)
+        exchange.reply(status, headers, body)
+        if exchange.target.startswith(_BASE):
+            self._last, self._last_status = (exchange.method, exchange.target), status
+        elif isinstance(exchange.note, LastCall):
+            exchange.note.status = status
+
     def accept(self, conn: int) -> None:
         exchange = self._open.pop(conn, None)
         if exchange is None:
@@ -302,18 +324,17 @@ class RuntimeApi:
             text = f"Exceeded maximum allowed payload size ({PAYLOAD_LIMIT} bytes)."
             self.refuse_exchange(exchange, 413, "RequestEntityTooLarge", text)  # RT-104
             return
-        exchange.reply(202, JSON, _OK)
-        self._last_status = 202
+        self.reply(exchange, 202, JSON, _OK)
 
     def refuse(self, conn: int, status: int, error_type: str, message: str) -> None:
         exchange = self._open.pop(conn, None)
         if exchange is not None:
-            exchange.note = None
+            if isinstance(exchange.note, AnswerNote):
+                exchange.note = None
             self.refuse_exchange(exchange, status, error_type, message)
 
     def refuse_exchange(self, exchange: Exchange, status: int, error_type: str, message: str) -> None:
-        exchange.reply(status, JSON, error_body(error_type, message))
-        self._last, self._last_status = (exchange.method, exchange.target), status
+        self.reply(exchange, status, JSON, error_body(error_type, message))
 
     def exchange(self, conn: int) -> Exchange | None:
         """An exchange that has no reply yet."""

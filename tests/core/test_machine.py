@@ -162,7 +162,7 @@ def test_a_runtime_that_stays_after_its_init_error_is_ended() -> None:
     d = Driver()
     d.feed(ev.Start())
     assert signals(d.feed(ev.InitError(9, "Runtime.X"))) == []
-    assert signals(d.ring("init-error")) == [(fx.EVERYONE, "KILL")]
+    assert signals(d.ring("reported-error")) == [(fx.EVERYONE, "KILL")]
 
 
 @pytest.mark.catalogue("LC-031", "LC-032", "LC-033", "LC-034", "EX-049", "TL-074", "EX-090", "BL-002")

@@ -451,12 +451,13 @@ async def test_records_have_the_fields_of_the_telemetry_api(host: Host, folder: 
     assert (start["initializationType"], start["phase"]) == ("on-demand", "init")
     assert set(records["platform.initRuntimeDone"]) == {"initializationType", "phase", "status"}
     assert set(records["platform.initReport"]) == {"initializationType", "phase", "status", "metrics"}
-    assert set(records["platform.start"]) == {"requestId", "version"}
-    assert set(done) == {"requestId", "status", "metrics", "spans"}
+    assert set(records["platform.start"]) == {"requestId", "version", "tracing"}
+    assert set(records["platform.start"]["tracing"]) == {"type", "value"}
+    assert set(done) == {"requestId", "status", "metrics", "spans", "tracing"}
     assert [span["name"] for span in done["spans"]] == ["responseLatency", "responseDuration", "runtimeOverhead"]
     assert done["metrics"]["producedBytes"] == len('"four"')
     assert done["metrics"]["durationMs"] >= 10
-    assert set(report) == {"requestId", "status", "metrics"}
+    assert set(report) == {"requestId", "status", "metrics", "tracing"}
     metrics = {"durationMs", "billedDurationMs", "memorySizeMB", "maxMemoryUsedMB", "initDurationMs"}
     assert set(report["metrics"]) == metrics
     assert isinstance(report["metrics"]["durationMs"], float)

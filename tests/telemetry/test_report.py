@@ -113,6 +113,6 @@ def test_a_diagnosis_is_shown_line_by_line() -> None:
     assert lines("sandbox.diagnosis", "sandbox: one\nsandbox: two") == ["sandbox: one", "sandbox: two"]
 
 
-@pytest.mark.parametrize("type_", ["platform.initRuntimeDone", "platform.runtimeDone", "platform.extension", "sandbox.other"])
+@pytest.mark.parametrize("type_", ["platform.initRuntimeDone", "platform.runtimeDone", "sandbox.other"])
 def test_what_logs_do_not_show(type_: str) -> None:
     assert lines(type_, {"requestId": ID, "status": "success", "phase": "init"}) == []

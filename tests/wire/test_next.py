@@ -98,21 +98,6 @@ async def test_a_wrong_method_is_405_and_changes_nothing(played: Played, method:
     assert job.result.payload == b"1"
 
 
-@pytest.mark.parametrize(
-    ("method", "target"),
-    [
-        ("POST", "/2020-01-01/extension/register"),
-        ("GET", "/2020-01-01/extension/event/next"),
-        ("PUT", "/2022-07-01/telemetry"),
-        ("PUT", "/2020-08-15/logs"),
-    ],
-)
-async def test_apis_of_later_versions_say_so(played: Played, method: str, target: str) -> None:
-    connection = await played.connect()
-    reply = await connection.ask(method, target, None if method == "GET" else b"{}")
-    assert "not" in refused(reply, 501)
-
-
 # ── next ──
 
 

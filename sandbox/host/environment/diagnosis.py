@@ -3,75 +3,114 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
+import socket
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sandbox.core import errors
+from sandbox.core.events import RUNTIME
 from sandbox.core.function import FunctionConfig
+from sandbox.core.limits import EXTENSIONS
+from sandbox.core.states import Extension
 from sandbox.host.runtimes import Source
 from sandbox.wire.runtime_api import LastCall
+
+
+class Party(NamedTuple):
+    """Somebody that a failure happened to, or that was waited for: "runtime", or an extension's name.
+
+    state: of the machine's tables. last_lines: the newest output of its process. source: what its program was copied from.
+    """
+
+    name: str
+    state: str
+    last_call: LastCall | None
+    last_lines: list[str]
+    program: str | None = None
+    source: Source | None = None
+    command: str | None = None
+
+    @property
+    def is_runtime(self) -> bool:
+        return self.name == RUNTIME
+
+    @property
+    def called(self) -> str:
+        return "runtime" if self.is_runtime else f"extension {self.name}"
 
 
 class Scene(NamedTuple):
     """What is known about a failure.
 
-    deliveries: how often the event was given to the runtime. last_lines: the newest output of the process. memory: bytes in
-    use at the end.
+    parties: those to look at, at least one. deliveries: how often the event was given to the runtime. memory: bytes in use at
+    the end. strangers: names that have called the Extensions API and are no file in /opt/extensions.
     """
 
     error_type: str
     message: str
     phase: str
     function: FunctionConfig
-    last_call: LastCall | None
+    parties: list[Party]
     deliveries: int
-    last_lines: list[str]
     memory: int
-    program: str | None
-    source: Source | None  # what the program was copied from
-    command: str | None
     managed: bool  # the runtime is one of ours: what ends it is the function
     wrapper: str | None  # the file of AWS_LAMBDA_EXEC_WRAPPER, if there is one
     wrapper_source: Source | None
+    strangers: list[str]
+
+    @property
+    def runtime(self) -> Party | None:
+        return next((party for party in self.parties if party.is_runtime), None)
+
+
+_PHASES: Final = {"init": "in Init", "invoke": "in Invoke", "frozen": "while frozen, between two invokes"}
 
 
 def explain(scene: Scene) -> str:
     """Some lines of text, each beginning with "sandbox: "."""
-    lines = [f"{scene.error_type} in {'Init' if scene.phase == 'init' else 'Invoke'}: {scene.message}"]
-    if scene.command:
-        lines.append(f"  process: runtime: {scene.command}")
-    if scene.last_call is not None:
-        status = scene.last_call.status
-        reply = f"answered {status}" if status is not None else "not answered: it is waiting"
-        lines.append(f"  last API call: {scene.last_call.method} {scene.last_call.target} ({reply})")
-    else:
-        lines.append("  last API call: none: the runtime never called the Runtime API")
-    if scene.last_lines:
-        lines.append("  last output:")
-        lines += [f"    {line[:400]}" for line in scene.last_lines]
+    lines = [f"{scene.error_type} {_PHASES[scene.phase]}: {scene.message}"]
+    for party in scene.parties:
+        if party.command:
+            lines.append(f"  process: {party.called}: {party.command}")
+        if party.last_call is not None:
+            status = party.last_call.status
+            reply = f"answered {status}" if status is not None else "not answered: it is waiting"
+            lines.append(f"  last API call: {party.last_call.method} {party.last_call.target} ({reply})")
+        else:
+            lines.append(f"  last API call: none: the {party.called} never called {_API[party.is_runtime]}")
+        if party.last_lines:
+            lines.append("  last output:")
+            lines += [f"    {line[:400]}" for line in party.last_lines]
     lines += [f"  what to do: {hint}" for hint in hints(scene)]
     return "\n".join(f"sandbox: {line}" for line in lines)
 
 
+_API: Final = {True: "the Runtime API", False: "the Extensions API"}
+
+
 def hints(scene: Scene) -> list[str]:
     """What to try, as far as the scene allows a good guess."""
-    found: list[str] = []
-    if scene.error_type == errors.INVALID_ENTRYPOINT:
-        found += entrypoint_hints(scene.program, scene.source) or [f"see whether it runs by hand: {scene.source}"]
-    elif scene.error_type == errors.OUT_OF_MEMORY:
+    found = [hint for party in scene.parties if not party.is_runtime for hint in extension_hints(scene, party)]
+    party = scene.runtime
+    if scene.error_type == errors.OUT_OF_MEMORY:
         used = -(-scene.memory // (1024 * 1024))
         found.append(
             f"the processes used {used} MB, the limit is {scene.function.memory_mb} MB: raise it, or find what holds the memory"
         )
+    elif party is None:
+        return found
+    elif scene.error_type == errors.INVALID_ENTRYPOINT:
+        found += entrypoint_hints(party.program, party.source) or [f"see whether it runs by hand: {party.source}"]
     elif scene.error_type == errors.TIMED_OUT:
-        found.append(_timeout_hint(scene))
+        found.append(_timeout_hint(scene, party))
     elif scene.error_type == errors.UNKNOWN:
         found.append("Init may take 10 seconds: see what the code outside the handler waits for")
     elif scene.error_type == errors.EXIT_ERROR:
-        found += _exit_hints(scene)
+        found += _exit_hints(scene, party)
     elif scene.error_type == errors.RESPONSE_TOO_LARGE:
         found.append("put large results elsewhere (S3) and answer where they are, or stream the response")
     elif scene.error_type == errors.BAD_RESPONSE_MODE:
@@ -81,21 +120,21 @@ def hints(scene: Scene) -> list[str]:
     return found
 
 
-def _timeout_hint(scene: Scene) -> str:
-    if scene.last_call is None:
+def _timeout_hint(scene: Scene, party: Party) -> str:
+    if party.last_call is None:
         return "the runtime never asked for an event (GET /2018-06-01/runtime/invocation/next): is it the right program?"
     if scene.deliveries > 1:
         return (
             f"it asked for an event {scene.deliveries} times and was given this one again each time, for it had not answered: "
             "what did it print when it could not post its answer?"
         )
-    if scene.last_call.target.endswith("/response") and scene.last_call.status == 202:
+    if party.last_call.target.endswith("/response") and party.last_call.status == 202:
         return "it had answered, but did not ask for the next event: what does it do after the response?"
     return "raise the timeout, or see what the function waits for (network, a lock, an event loop that does not end)"
 
 
-def _exit_hints(scene: Scene) -> list[str]:
-    text = "\n".join(scene.last_lines)
+def _exit_hints(scene: Scene, party: Party) -> list[str]:
+    text = "\n".join(party.last_lines)
     if "Illegal option -o pipefail" in text or ("not found" in text and "[[" in text):
         return ["on Lambda /bin/sh is bash, here it is not: begin the bootstrap with #!/bin/bash"]
     if scene.wrapper is not None and scene.message.endswith(("exit status 126", "exit status 127")):
@@ -112,6 +151,75 @@ def _exit_hints(scene: Scene) -> list[str]:
     if scene.message.endswith("without providing a reason"):
         return ["the runtime ended by itself: it must ask for events in a loop, and never return"]
     return ["see its last output, and what in the function or the runtime calls exit"]
+
+
+def extension_hints(scene: Scene, party: Party) -> list[str]:
+    """What an extension's author may have missed (users.md rows 10, 17, 19, 20)."""
+    if scene.message == "ErrTooManyExtensions":
+        return [f"an environment takes {EXTENSIONS} extensions: leave some files out of the layers' extensions/ folders"]
+    if scene.error_type == errors.EXTENSION_LAUNCH:
+        return entrypoint_hints(party.program, party.source) or [f"see whether it runs by hand: {party.source}"]
+    text = "\n".join(party.last_lines)
+    found = []
+    if ("sandbox.localdomain" in text or "sandbox" in text) and any(word in text for word in _UNRESOLVED) and not resolves():
+        found.append(NAMES_HINT)
+    if scene.error_type in (errors.TIMED_OUT, errors.UNKNOWN):
+        return found + _waiting_hints(scene, party)
+    if scene.error_type != errors.EXTENSION_CRASH:
+        return found
+    if named := _names_of_lambda(party.program):
+        found.append(f"it names {named}, which is only on Lambda: here the layers are in {_folder(party.program)}")
+    if scene.message == "exit code 0":
+        found.append("an extension must run until it is given SHUTDOWN: to end before that, even with 0, is a crash")
+    return found or ["see its last output; on Lambda its end is the end of the environment, too"]
+
+
+_UNRESOLVED: Final = ("no such host", "Name or service not known", "nodename nor servname", "ENOTFOUND", "name resolution",
+                      "failed to lookup address", "UnknownHostException", "EAI_AGAIN", "Could not resolve host")  # fmt: skip
+NAMES_HINT: Final = (
+    "this machine does not know the name sandbox.localdomain: add the line "
+    "`127.0.0.1 sandbox sandbox.localdomain sandbox.local.domain` to /etc/hosts"
+)
+
+
+def resolves() -> bool:
+    """Whether processes here can look up the name at which extensions listen for telemetry."""
+    try:
+        socket.getaddrinfo("sandbox.localdomain", None)
+    except OSError:
+        return False
+    return True
+
+
+def _waiting_hints(scene: Scene, party: Party) -> list[str]:
+    """What it had to do, and has not done."""
+    if party.state == Extension.STARTED.value:
+        if scene.strangers:
+            names = ", ".join(repr(name) for name in scene.strangers)
+            return [f"{names} called the Extensions API: Lambda-Extension-Name must be the file's name, {party.name!r}"]
+        return [f"extension {party.name} never registered: POST /2020-01-01/extension/register"]
+    if party.state == Extension.REGISTERED.value:
+        return [f"extension {party.name} registered, but never asked for an event: GET /2020-01-01/extension/event/next"]
+    late = f"extension {party.name} has not asked for its next event since INVOKE"
+    return [f"{late}: until it does, the environment runs on, and is billed"]
+
+
+def _names_of_lambda(program: str | None) -> str | None:
+    """A path that a script names and that is not here."""
+    try:
+        text = Path(program or "").read_bytes()[:65536]
+    except OSError:
+        return None
+    if not text.startswith(b"#!"):
+        return None
+    named = next(
+        (name for name in re.findall(rb"/opt/[\w./-]+|/var/task[\w./-]*", text) if not Path(os.fsdecode(name)).exists()), None
+    )
+    return os.fsdecode(named) if named else None
+
+
+def _folder(program: str | None) -> str:
+    return str(Path(program or "").parent.parent)
 
 
 def init_hint(error_type: str | None, function: FunctionConfig) -> str | None:

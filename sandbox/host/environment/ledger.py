@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from sandbox.clock import Clock
 from sandbox.core.effects import Emit
+from sandbox.core.events import RUNTIME
 from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import LAST_OUTPUT_LINES, MIB, RESULT_LOG_LIMIT
 from sandbox.core.parties import milliseconds
@@ -19,6 +20,7 @@ from sandbox.host.environment.job import Job
 from sandbox.host.result import Account
 from sandbox.host.runtimes import Plan
 from sandbox.process.output import Line, Mark
+from sandbox.telemetry.delivery import Dropped, Standing
 from sandbox.telemetry.journal import Journal, Record
 
 _RECORD: Final = 100  # what a record counts besides its text
@@ -35,14 +37,18 @@ class Ledger:
         name: str,
         plan: Plan,
         measured_peak: Callable[[], int | None],
+        take: Callable[[Record], None],
     ) -> None:
+        """take: gets every record that subscribers of the Telemetry API may want."""
         self._journal = journal
         self._clock = clock
         self._function = function
         self._name = name
         self._runtime_version = plan.version
+        self._with_extensions = bool(plan.extensions)
         self._note = plan.interpreter.note if plan.interpreter else None
         self._measured_peak = measured_peak
+        self._take = take
         self._records: deque[Record] = deque()
         self._size = 0
         self._left_out = 0
@@ -53,16 +59,40 @@ class Ledger:
         self._init_at = 0.0
         self._runtime_at: float | None = None
         self._invoke_at = 0.0
-        self.last_lines: deque[str] = deque(maxlen=LAST_OUTPUT_LINES)
+        self._extensions: dict[str, Any] | None = None  # what they cost, of the invoke that is being closed
+        self._last_lines: dict[str, deque[str]] = {}
 
     # ── what is written ──
 
-    def line(self, type_: str, line: Line) -> None:
-        """One line of output."""
-        self.last_lines.append(line.text)
+    def line(self, who: str, line: Line) -> None:
+        """One line of output of the runtime (internal extensions with it) or an extension (EX-016)."""
+        if who not in self._last_lines:
+            self._last_lines[who] = deque(maxlen=LAST_OUTPUT_LINES)
+        self._last_lines[who].append(line.text)
         now = self._clock.now()
         wall = now + self._wall_offset if line.time is None else line.time
-        self._add(now, wall, type_, line.text, self._current, len(line.text) + _RECORD)
+        size = len(line.text) + _RECORD
+        if who == RUNTIME:
+            self._add(now, wall, "function", line.text, self._current, size)
+        else:
+            self._add(now, wall, "extension", line.text, self._current, size, who)
+
+    def last_lines(self, who: str) -> list[str]:
+        """The newest output of one process of this generation."""
+        return list(self._last_lines.get(who, ()))
+
+    def subscribed(self, name: str, api: str, types: tuple[str, ...], *, again: bool) -> None:
+        """TL-082. again: in place of an earlier subscription of this generation."""
+        type_ = "platform.telemetrySubscription" if api == "Telemetry" else "platform.logsSubscription"
+        record = {"name": name, "state": "Already subscribed" if again else "Subscribed", "types": list(types)}
+        now = self._clock.now()
+        self._add(now, now + self._wall_offset, type_, record, self._current, _RECORD)
+
+    def dropped(self, name: str, lost: Dropped) -> Record:
+        """TL-083: what a subscriber has lost. The record is for that subscriber alone."""
+        record = {"reason": lost.reason, "droppedRecords": lost.records, "droppedBytes": lost.size}
+        now = self._clock.now()
+        return self._add(now, now + self._wall_offset, "platform.logsDropped", record, self._current, _RECORD, name)
 
     def diagnosis(self, text: str, request_id: str | None) -> None:
         self._add(self._clock.now(), self._clock.wall(), "sandbox.diagnosis", text, request_id, len(text) + _RECORD)
@@ -83,9 +113,30 @@ class Ledger:
         self._runtime_at = self._clock.now()
         self._marks = {}
 
+    def costs(self, effect: Emit, memory: Callable[[str], int | None], standing: Callable[[str], Standing | None]) -> None:
+        """sandbox.extensions, with what the machine does not know: memory, and how telemetry fared."""
+        for cost in effect.record["extensions"]:
+            if (peak := memory(cost["name"])) is not None:
+                cost["maxMemoryUsedMB"] = -(-peak // MIB)
+            if (figures := standing(cost["name"])) is not None:
+                cost["telemetry"] = _telemetry(figures)
+        self._extensions = effect.record
+        self.emit(effect, None)
+
+    def wind_down(self, effect: Emit, standing: Callable[[str], Standing | None]) -> None:
+        """sandbox.windDown, with what subscribers had not been given when they were ended."""
+        for extension in effect.record["extensions"]:
+            if (figures := standing(extension["name"])) is not None:
+                extension["telemetry"] = _telemetry(figures)
+        self.emit(effect, None)
+
     def emit(self, effect: Emit, job: Job | None) -> None:
         """A record of the machine, completed."""
         record, type_ = effect.record, effect.type
+        if job is not None:  # platform.start, runtimeDone, report
+            record["tracing"] = {"type": "X-Amzn-Trace-Id", "value": job.trace_id}  # TL-085
+            if job.tenant_id is not None:
+                record["tenantId"] = job.tenant_id
         if type_ == "platform.start":
             record["version"] = self._function.version
             self._current = record["requestId"]
@@ -114,16 +165,27 @@ class Ledger:
         record |= {"instanceId": self._name, "instanceMaxMemory": self._function.memory_mb}
         if self._runtime_version is not None:
             record["runtimeVersion"] = self._runtime_version
-        self.last_lines.clear()
+        self._last_lines.clear()
 
-    def _add(self, mono: float, wall: float, type_: str, record: Any, request_id: str | None, size: int) -> None:
-        entry = self._journal.append(mono, wall, self._name, type_, record, request_id)
+    def _add(
+        self,
+        mono: float,
+        wall: float,
+        type_: str,
+        record: Any,
+        request_id: str | None,
+        size: int,
+        extension: str | None = None,
+    ) -> Record:
+        entry = self._journal.append(mono, wall, self._name, type_, record, request_id, extension)
+        self._take(entry)
         self._records.append(entry)
         self._size += size
         while self._size > RESULT_LOG_LIMIT and len(self._records) > 1:
             dropped = self._records.popleft()
             self._size -= _RECORD + (len(dropped.record) if isinstance(dropped.record, str) else 0)
             self._left_out += 1
+        return entry
 
     # ── what an invoke comes back with ──
 
@@ -132,6 +194,8 @@ class Ledger:
         runtime = self._runtime_at
         if runtime is None:
             return
+        if self._with_extensions:
+            self._phases.append(("extension-init", self._init_at, milliseconds(runtime - self._init_at)))
         began, ended = self._marks.get(1), self._marks.get(2)
         for name, start, end in (("runtime-init", runtime, began), ("function-init", began, ended)):
             self._phases.append((name, start, milliseconds(end - start) if start is not None and end is not None else None))
@@ -143,7 +207,13 @@ class Ledger:
             first = self._records[0]
             self._records.appendleft(first._replace(type="sandbox.diagnosis", record=note))
             self._left_out = 0
-        job.result.account = Account(record, self._phases, job.accepted_at, list(self._records))
-        self._phases = []
+        job.result.account = Account(record, self._phases, job.accepted_at, list(self._records), self._extensions or {})
+        self._phases, self._extensions = [], None
         self._records.clear()
         self._size = 0
+
+
+def _telemetry(figures: Standing) -> dict[str, int]:
+    """In records; batches are requests that were answered, retries those that were not."""
+    document = {"deliveredRecords": figures.delivered, "droppedRecords": figures.dropped}
+    return document | {"undeliveredRecords": figures.undelivered, "batches": figures.batches, "retries": figures.retries}

@@ -18,7 +18,7 @@ from sandbox.core.limits import FILE_DESCRIPTORS, MIB, Limits
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.runtimes import EntrypointError, Plan
 from sandbox.process.launcher import Ended, Program, Tree, make_tree
-from sandbox.process.memory import MemoryWatch
+from sandbox.process.memory import MemoryWatch, descendants, resident
 from sandbox.process.output import Frames, Line, Lines, Mixed, Output, pipe
 
 _SIGNALS: Final = {"TERM": signals.SIGTERM, "KILL": signals.SIGKILL}
@@ -30,12 +30,13 @@ _LOG_FD = "_LAMBDA_TELEMETRY_LOG_FD"
 class _Process:
     """One process of one generation."""
 
-    __slots__ = ("ended", "generation", "outputs", "pid")
+    __slots__ = ("ended", "generation", "kill_at_birth", "outputs", "pid")
 
     def __init__(self, generation: int, outputs: list[Output]) -> None:
         self.generation = generation
         self.outputs = outputs
         self.pid = 0
+        self.kill_at_birth = False
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -76,6 +77,13 @@ class Processes:
         """The environment's peak in bytes; None where it cannot be known."""
         return self.memory.measured_peak()
 
+    def peak_of(self, who: str) -> int | None:
+        """The most memory, in bytes, that one process ever had resident, with what its children have now; None if unknown."""
+        process = self._processes.get(who)
+        if process is None or not process.pid or process.ended.done():
+            return None
+        return resident(process.pid)[1] + sum(resident(child)[0] for child in descendants(process.pid))
+
     def begin(self, plan: Plan, ledger: Ledger) -> None:
         """What to start, and where its output goes; before the first Spawn."""
         self._plan = plan
@@ -108,8 +116,11 @@ class Processes:
                     self.memory.run()
                 case "KILL":
                     self._later(self._kill_everyone(self._generation))
-        elif (process := self._processes.get(effect.who)) is not None and process.pid:
-            self._tree.signal(process.pid, _SIGNALS[effect.name])
+        elif (process := self._processes.get(effect.who)) is not None:
+            if process.pid:
+                self._tree.signal(process.pid, _SIGNALS[effect.name])
+            elif effect.name == "KILL":
+                process.kill_at_birth = True
 
     def drain(self, *, end_lines: bool = False) -> None:
         """Reads what processes have printed up to this moment (DECISIONS "process output against events").
@@ -132,12 +143,16 @@ class Processes:
                 await self._tree.close()
                 self._tree = make_tree()
                 await self._tree.start()
-            entry = self._plan.entry()
-            self.program, self.command = entry.file, " ".join(entry.argv)
-            reads, writes = _pipes(2 if self._plan.managed else 1)
+            of_ours = who == RUNTIME and self._plan.managed
+            if who == RUNTIME:
+                entry = self._plan.entry()
+                self.program, self.command = entry.file, " ".join(entry.argv)
+            else:
+                entry = self._plan.extension(who)
+            reads, writes = _pipes(2 if of_ours else 1)
             env = dict(entry.env)
             fds = [self._devnull, writes[0], writes[0], *writes[1:]]
-            if self._plan.managed:
+            if of_ours:
                 env[_LOG_FD] = str(self._tree.fd_in_child(3, writes[1]))
             limits = [(resource.RLIMIT_NOFILE, FILE_DESCRIPTORS), (resource.RLIMIT_CORE, 0)]
             process = _Process(generation, self._outputs(reads, who))
@@ -148,32 +163,37 @@ class Processes:
                 self._ledger.spawned()
             program = Program(entry.file, entry.argv, env, self._plan.places.task, fds, limits)
             process.pid = await self._tree.spawn(program, lambda ended: self._ended(who, process, ended))
+            if process.kill_at_birth:
+                self._tree.signal(process.pid, signals.SIGKILL)
         except EntrypointError as error:
             self.program, self.command = error.program, None
             self._failed(who, generation, str(error))
         except ConnectionError:
             self._failed(who, generation, "the environment's first process has gone")
         except OSError as error:
-            self._failed(who, generation, f"fork/exec {self._plan.shown(self.program)}: {_reason(error)}")
+            if who == RUNTIME:
+                self._failed(who, generation, f"fork/exec {self._plan.shown(self.program)}: {_reason(error)}")
+            else:
+                error_type = "PermissionDenied" if error.errno in (errno.EACCES, errno.EPERM) else "UnknownError"  # EX-007
+                self._failed(who, generation, f"fork/exec /opt/extensions/{who}: {_reason(error)}", error_type)
         finally:
             for fd in (*reads, *writes):
                 os.close(fd)
 
-    def _failed(self, who: str, generation: int, message: str) -> None:
+    def _failed(self, who: str, generation: int, message: str, error_type: str = errors.INVALID_ENTRYPOINT) -> None:
         failed = self._processes.pop(who, None)
         if failed is not None:
             for output in failed.outputs:
                 output.close()
-        self._feed(SpawnFailed(who, generation, errors.INVALID_ENTRYPOINT, message))
+        self._feed(SpawnFailed(who, generation, error_type, message))
 
     def _outputs(self, reads: list[int], who: str) -> list[Output]:
         ledger = self._ledger
-        type_ = "function" if who == RUNTIME else "extension"  # EX-016
 
         def emit(line: Line) -> None:
-            ledger.line(type_, line)
+            ledger.line(who, line)
 
-        if not self._plan.managed:
+        if who != RUNTIME or not self._plan.managed:
             return [Output(reads[0], Lines(emit))]
         return [Output(reads[0], Mixed(emit, ledger.mark)), Output(reads[1], Frames(emit, ledger.mark))]
 

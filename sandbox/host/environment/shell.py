@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import uuid
@@ -24,7 +23,10 @@ from sandbox.core.events import ClientGone, Event, Invoke, Shutdown, Start, Time
 from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import STREAM_LIMIT, Limits
 from sandbox.core.machine import Machine
-from sandbox.host.environment.diagnosis import Scene, explain, init_hint
+from sandbox.core.subscription import Subscription
+from sandbox.host.environment.answers import UNHANDLED, content_type, error_document, error_type_in, take_answer
+from sandbox.host.environment.diagnosis import init_hint
+from sandbox.host.environment.explainer import Explainer
 from sandbox.host.environment.job import Job
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
@@ -33,11 +35,12 @@ from sandbox.host.interpreters import Interpreter
 from sandbox.host.runtimes import Plan, plan
 from sandbox.package.package import Package
 from sandbox.process.variables import DUMMY_CREDENTIALS, Identity
-from sandbox.telemetry.journal import Journal
-from sandbox.wire.http1 import Exchange
-from sandbox.wire.runtime_api import RuntimeApi, error_cause, error_payload
-
-_UNHANDLED = "Unhandled"  # IN-021
+from sandbox.telemetry.delivery import Dropped
+from sandbox.telemetry.hub import Telemetry
+from sandbox.telemetry.journal import Journal, Record
+from sandbox.telemetry.senders import dial_loopback
+from sandbox.wire.extensions_api import Call, ExtensionsApi
+from sandbox.wire.runtime_api import InvocationEvent, RuntimeApi, error_payload
 
 
 class Environment:
@@ -75,6 +78,10 @@ class Environment:
         self._take_work = take_work
         self._on_broken = on_broken
         self._api = self._make_api()
+        self._extensions = ExtensionsApi(self._api, self.feed, lambda: self._processes.drain(end_lines=True), function)
+        self._telemetry = Telemetry(
+            clock, self.limits, dial_loopback, json=function.log_format == "JSON", note_dropped=self._note_dropped
+        )
         self._inbox: deque[Event] = deque()
         self._handle, self._now = self.machine.handle, clock.now
         self._busy = False
@@ -89,6 +96,8 @@ class Environment:
         self._broken: BaseException | None = None
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             fx.Deliver: self._deliver,
+            fx.DeliverInvoke: self._deliver_invoke,
+            fx.DeliverShutdown: self._deliver_shutdown,
             fx.Accept: self._accept,
             fx.Refuse: self._refuse,
             fx.Spawn: self._spawn,
@@ -112,12 +121,16 @@ class Environment:
             # RT-002: the listener accepts before any process of the function is started.
             listener = self._listen()
             self._server = await asyncio.get_running_loop().create_server(self._api.protocol, sock=listener)
-            self.address = f"127.0.0.1:{listener.getsockname()[1]}"
+            self._extensions.port = listener.getsockname()[1]
+            self.address = f"127.0.0.1:{self._extensions.port}"
             identity = Identity(self.address, self.name, self.machine.initialization_type)
             self.plan: Plan = await self._furnish(self._folder, identity)
             peak = self._processes.measured_peak
-            self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan, peak)
+            take = self._telemetry.take
+            self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan, peak, take)
+            self.machine.externals = self.plan.extensions
             self._processes.begin(self.plan, self._ledger)
+            self._explainer = Explainer(self.function, self.plan, self._ledger, self._processes, self._api, self._extensions)
         except BaseException:
             await self._processes.close()
             await self._remove()
@@ -174,6 +187,7 @@ class Environment:
 
     async def _remove(self) -> None:
         self._api.close()
+        self._telemetry.close()
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
@@ -233,29 +247,64 @@ class Environment:
 
     def _deliver(self, effect: fx.Deliver) -> None:
         job = self._jobs[effect.invocation_id]
-        if job.event is None:
-            left = self.machine.invocations[effect.invocation_id].deadline - self.clock.now()
-            job.deliver_as(int((self.clock.wall() + left) * 1000))  # RT-023: epoch milliseconds
-        assert job.event is not None
+        event = job.event or self._event_of(job)
         job.deliveries += 1
-        if not self._api.deliver(effect.conn, job.event):
+        if not self._api.deliver(effect.conn, event):
+            self._inbox.append(ClientGone(effect.conn))
+
+    def _event_of(self, job: Job) -> InvocationEvent:
+        """Made once: runtime and extensions are told the same deadline."""
+        return job.event or job.deliver_as(self._epoch_ms(self.machine.invocations[job.invocation_id].deadline))
+
+    def _epoch_ms(self, at: float) -> int:
+        """RT-023: a moment of machine time as epoch milliseconds."""
+        return int((self.clock.wall() + at - self.clock.now()) * 1000)
+
+    def _deliver_invoke(self, effect: fx.DeliverInvoke) -> None:
+        event = self._event_of(self._jobs[effect.invocation_id])
+        told = (event.request_id, event.arn, event.trace_id, event.deadline_ms)
+        if not self._extensions.deliver_invoke(effect.conn, *told):
+            self._inbox.append(ClientGone(effect.conn))
+
+    def _deliver_shutdown(self, effect: fx.DeliverShutdown) -> None:
+        self._telemetry.flush()  # TL-041: what there is goes out before
+        if not self._extensions.deliver_shutdown(effect.conn, effect.reason, self._epoch_ms(effect.deadline)):
             self._inbox.append(ClientGone(effect.conn))
 
     def _accept(self, effect: fx.Accept) -> None:
         exchange = self._api.exchange(effect.conn)
-        if exchange is not None and exchange.note is None and exchange.target.endswith(b"/init/error"):
+        if exchange is None:
+            return
+        call = exchange.note
+        if isinstance(call, Call):
+            if call.subscription is not None:
+                self._subscribe(call.name, call.subscription)
+            self._extensions.accept(exchange, call)
+            return
+        if call is None and exchange.target.endswith(b"/init/error"):
             self._init_error = error_payload(exchange)[0]
         self._api.accept(effect.conn)
 
+    def _subscribe(self, name: str, wanted: Subscription) -> None:
+        again = self._telemetry.standing(name) is not None
+        self._telemetry.subscribe(name, wanted)
+        self._ledger.subscribed(name, wanted.api, wanted.types, again=again)
+
+    def _note_dropped(self, name: str, lost: Dropped) -> Record:
+        return self._ledger.dropped(name, lost)
+
     def _refuse(self, effect: fx.Refuse) -> None:
-        self._api.refuse(effect.conn, effect.status, effect.error_type, effect.message)
+        exchange, message = self._api.exchange(effect.conn), effect.message
+        if exchange is not None and isinstance(exchange.note, Call):
+            message = self._extensions.exact(exchange.note, message)
+        self._api.refuse(effect.conn, effect.status, effect.error_type, message)
 
     def _begun(self, effect: fx.Begun) -> None:
         """A body is on its way: a caller who streams gets it as it comes."""
         job, exchange = self._jobs[effect.invocation_id], self._api.exchange(effect.conn)
         if job.stream is None or exchange is None or not exchange.target.endswith(b"/response"):
             return
-        job.stream.begin(_content_type(exchange), exchange)
+        job.stream.begin(content_type(exchange), exchange)
         chunks = exchange.take_chunks()
         exchange.limit, exchange.sink = STREAM_LIMIT, job.stream.push
         for chunk in chunks:
@@ -264,37 +313,8 @@ class Environment:
     def _answered(self, effect: fx.Answered) -> None:
         job, exchange = self._jobs[effect.invocation_id], self._api.exchange(effect.conn)
         assert exchange is not None
-        result = job.result
-        result.content_type = _content_type(exchange)
-        mid_stream = exchange.trailers.get(b"lambda-runtime-function-error-type")
-        if effect.error and mid_stream is not None and not exchange.target.endswith(b"/error"):
-            self._error_in_mid_stream(job, exchange, mid_stream)
-        elif effect.error:
-            result.function_error, result.status = _UNHANDLED, "error"
-            result.payload, result.content_type = error_payload(exchange)
-            result.error_type = _error_type_in(result.payload) or self._api.error_type(exchange)
-            result.error_cause = error_cause(exchange)
-        else:
-            result.payload = exchange.body
+        take_answer(job, exchange, error=effect.error)
         self._give(job)
-
-    def _error_in_mid_stream(self, job: Job, exchange: Exchange, error_type: bytes) -> None:
-        """RT-072: the type and, in base64, the details come in trailers. Details that are no base64 are left out (RT-080)."""
-        import base64
-        import binascii
-
-        result = job.result
-        if job.stream is not None and job.stream.content_type is None:  # it came whole: what was sent stays sent
-            job.stream.content_type = result.content_type
-            job.stream.push(exchange.body)
-        result.function_error, result.status = _UNHANDLED, "error"
-        result.error_type = error_type.decode("latin-1")
-        try:
-            result.payload = base64.b64decode(exchange.trailers.get(b"lambda-runtime-function-error-body", b""), validate=True)
-        except binascii.Error:
-            result.payload = b""
-        if not result.payload:
-            result.payload = _error_document(result.error_type, "the response was broken off by an error")
 
     # ── effects → callers ──
 
@@ -316,15 +336,14 @@ class Environment:
         job = self._jobs[effect.invocation_id]
         if effect.reported and self._init_error is not None:
             result = job.result
-            result.function_error, result.status = _UNHANDLED, "error"
+            result.function_error, result.status = UNHANDLED, "error"
             result.error_type, result.error_phase = effect.error_type, effect.phase
             result.payload = self._init_error  # RT-102
-            hint = init_hint(_error_type_in(result.payload), self.function)
+            hint = init_hint(error_type_in(result.payload), self.function)
             if hint is not None:
                 self._ledger.diagnosis(hint, job.request_id)
             self._give(job)
         else:
-            self._explain(effect, job)
             message = effect.message
             if effect.error_type not in (errors.RESPONSE_TOO_LARGE, errors.BAD_RESPONSE_MODE, errors.TRUNCATED_RESPONSE):
                 message = errors.platform_message(job.request_id, message)
@@ -334,31 +353,21 @@ class Environment:
 
     def _platform_error(self, job: Job, error_type: str, message: str, status: str, phase: str) -> None:
         result = job.result
-        result.function_error, result.status = _UNHANDLED, status
+        result.function_error, result.status = UNHANDLED, status
         result.error_type, result.error_phase = error_type, phase
         result.content_type = "application/json"
-        result.payload = _error_document(error_type, message)
+        result.payload = error_document(error_type, message)
         self._give(job)
 
-    def _explain(self, effect: fx.Failed, job: Job) -> None:
+    def _explain(self, failure: dict[str, Any]) -> None:
+        """For people: what has failed, and what is known about those that it happened to, or that were waited for."""
         self._processes.drain()
-        scene = Scene(
-            effect.error_type,
-            effect.message,
-            effect.phase,
-            self.function,
-            self._api.last_call,
-            job.deliveries,
-            list(self._ledger.last_lines),
-            self._processes.memory.now,
-            self._processes.program,
-            self.plan.source(self._processes.program, self.function.code),
-            str(self.plan.source(self._processes.command, self.function.code) or ""),
-            self.plan.managed,
-            self.plan.wrapper,
-            self.plan.source(self.plan.wrapper, self.function.code),
-        )
-        self._ledger.diagnosis(explain(scene), job.request_id)
+        if failure["reported"] and self._init_error is not None:
+            return  # the runtime's own words say it
+        request_id = failure.get("requestId")
+        deliveries = next((job.deliveries for job in self._jobs.values() if job.request_id == request_id), 0)
+        text = self._explainer.explain(failure, self.machine, deliveries)
+        self._ledger.diagnosis(text, request_id)
 
     def _finish(self, job: Job) -> None:
         self._jobs.pop(job.invocation_id, None)
@@ -374,19 +383,41 @@ class Environment:
             self._drained = False
         elif effect.type == "platform.initStart":
             self._init_error = None
+            self._extensions.begin()
+            self._telemetry.begin()
         elif effect.type == "platform.start" and job is not None:
             job.started = True
+        elif effect.type.startswith("sandbox."):
+            self._emit_ours(effect)
+            return
         self._ledger.emit(effect, job)
         if effect.type == "platform.report" and job is not None:
             self._finish(job)
+
+    def _emit_ours(self, effect: fx.Emit) -> None:
+        """Records that the Telemetry API does not have."""
+        if effect.type == "sandbox.failure":
+            self._ledger.emit(effect, None)
+            self._explain(effect.record)
+        elif effect.type == "sandbox.extensions":
+            self._ledger.costs(effect, self._processes.peak_of, self._telemetry.standing)
+        elif effect.type == "sandbox.windDown":
+            self._ledger.wind_down(effect, self._telemetry.standing)
+            self._telemetry.close()
 
     def _spawn(self, effect: fx.Spawn) -> None:
         self._processes.spawn(effect.who, effect.generation)
 
     def _signal(self, effect: fx.Signal) -> None:
         self._processes.signal(effect)
-        if effect.who == fx.EVERYONE and effect.name == "STOP" and self._on_idle is not None:
-            self._on_idle(self)
+        if effect.who != fx.EVERYONE:
+            return
+        if effect.name == "CONT":
+            self._telemetry.thaw()
+        elif effect.name == "STOP":
+            self._telemetry.freeze()  # it waits for no subscriber
+            if self._on_idle is not None:
+                self._on_idle(self)
 
     def _set_timer(self, effect: fx.SetTimer) -> None:
         """One timer per token. A later deadline leaves a running one alone: when that rings too early, it is set anew."""
@@ -420,25 +451,6 @@ class _Timer:
     handle: Handle
     rings_at: float
     wanted: fx.SetTimer
-
-
-def _content_type(exchange: Exchange) -> str:
-    return exchange.headers.get(b"content-type", b"application/json").decode("latin-1")
-
-
-def _error_document(error_type: str, message: str) -> bytes:
-    """IN-027."""
-    return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
-
-
-def _error_type_in(payload: bytes) -> str | None:
-    """RT-094: the body's own errorType, if it has one."""
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
-    error_type = document.get("errorType") if isinstance(document, dict) else None
-    return error_type if isinstance(error_type, str) else None
 
 
 def _date(clock: Clock) -> str:

@@ -1,0 +1,271 @@
+"""One subscriber: its buffer, its queue, its retries (TL-030 to TL-042).
+
+Three promises. Events arrive in their order. Nobody waits for a subscriber: one that is slow loses records, and is told how
+many (platform.logsDropped). And time stands still while the environment is frozen, for the subscriber's does, too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sandbox.clock import Clock, Handle
+from sandbox.core.limits import TELEMETRY_BACKLOG, TELEMETRY_RECORD_COST, Limits
+from sandbox.core.subscription import Subscription
+from sandbox.telemetry.senders import Sender
+
+SLOW: Final = "Some logs were dropped because the downstream consumer is slower than the logs production rate"  # TL-083
+UNTAKEN: Final = "Some logs were dropped because the downstream consumer did not accept them"
+_FIRST_RETRY: Final = 0.01  # seconds; doubled each time …
+_LAST_RETRY: Final = 1.0  # … up to this
+_PLATFORM_RESERVE: Final = 1.25  # platform events are few: they may go this far beyond what output may
+
+
+class Dropped(NamedTuple):
+    """What a subscriber has lost."""
+
+    records: int
+    size: int
+    reason: str
+
+
+class Standing(NamedTuple):
+    """The figures of one subscriber, in records."""
+
+    delivered: int
+    dropped: int
+    undelivered: int
+    batches: int
+    retries: int
+
+
+class _Batch:
+    __slots__ = ("attempts", "events", "since", "size")
+
+    def __init__(self, events: list[bytes], size: int) -> None:
+        self.events = events
+        self.size = size
+        self.attempts = 0
+        self.since = 0.0  # thawed seconds at its first attempt
+
+
+class ThawedTime:
+    """Seconds that an environment has not been frozen, and timers on them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset = 0.0
+        self._frozen_at: float | None = None
+        self._timers: set[ThawedTimer] = set()
+
+    @property
+    def frozen(self) -> bool:
+        return self._frozen_at is not None
+
+    def now(self) -> float:
+        return (self._frozen_at if self._frozen_at is not None else self._clock.now()) - self._offset
+
+    def freeze(self) -> None:
+        if self._frozen_at is None:
+            self._frozen_at = self._clock.now()
+            for timer in self._timers:
+                timer.hold()
+
+    def thaw(self) -> None:
+        if self._frozen_at is not None:
+            self._offset += self._clock.now() - self._frozen_at
+            self._frozen_at = None
+            for timer in list(self._timers):
+                timer.go_on()
+
+    def after(self, seconds: float, ring: Callable[[], None]) -> ThawedTimer:
+        timer = ThawedTimer(self, self.now() + seconds, ring)
+        self._timers.add(timer)
+        if not self.frozen:
+            timer.go_on()
+        return timer
+
+    def arm(self, timer: ThawedTimer, at: float) -> Handle:
+        return self._clock.call_at(at + self._offset, lambda: self._rings(timer))
+
+    def _rings(self, timer: ThawedTimer) -> None:
+        self._timers.discard(timer)
+        timer.ring()
+
+    def forget(self, timer: ThawedTimer) -> None:
+        self._timers.discard(timer)
+
+
+class ThawedTimer:
+    """Rings once, at a moment of thawed time."""
+
+    def __init__(self, time: ThawedTime, at: float, ring: Callable[[], None]) -> None:
+        self._time = time
+        self._at = at
+        self._handle: Handle | None = None
+        self.ring = ring
+
+    def hold(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def go_on(self) -> None:
+        self._handle = self._time.arm(self, self._at)
+
+    def cancel(self) -> None:
+        self.hold()
+        self._time.forget(self)
+
+
+class Subscriber:
+    """Buffers, sends and resends the events of one subscription. dropped: told of records that it will never get."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        sender: Sender,
+        time: ThawedTime,
+        limits: Limits,
+        dropped: Callable[[Dropped], bytes],
+    ) -> None:
+        self.subscription = subscription
+        self._sender = sender
+        self._time = time
+        self._limits = limits
+        self._tell_dropped = dropped
+        self._events: list[bytes] = []  # the batch that is being filled
+        self._size = 0
+        self._queue: deque[_Batch] = deque()
+        self._backlog = 0  # bytes that wait, in all of them
+        self._most = TELEMETRY_BACKLOG * subscription.max_bytes
+        self._lost = self._lost_bytes = 0
+        self._reason = SLOW
+        self._sending: _Batch | None = None
+        self._flush_timer: ThawedTimer | None = None
+        self._retry_timer: ThawedTimer | None = None
+        self._answer_timer: ThawedTimer | None = None
+        self._delivered = self._dropped = self._batches = self._retries = 0
+        self._closed = False
+
+    def standing(self) -> Standing:
+        waiting = len(self._events) + sum(len(batch.events) for batch in self._queue)
+        return Standing(self._delivered, self._dropped + self._lost, waiting, self._batches, self._retries)
+
+    def add(self, event: bytes, *, platform: bool) -> None:
+        """One event, encoded. Never blocks, never raises."""
+        most = self._most * _PLATFORM_RESERVE if platform else self._most
+        if self._backlog + len(event) > most:
+            self._lose(1, len(event), SLOW)
+            return
+        if self._lost:
+            self._tell()
+        self._append(event)
+
+    def flush(self) -> None:
+        """What is buffered goes out now, if the subscriber takes it (TL-039, TL-041)."""
+        self._seal()
+
+    def pending(self) -> list[bytes]:
+        """What has not been delivered, in order."""
+        return [event for batch in self._queue for event in batch.events] + self._events
+
+    def lose(self, records: int, size: int) -> None:
+        """Records that it would have got, and that are gone."""
+        self._lose(records, size, SLOW)
+        self._tell()
+
+    def go_on(self) -> None:
+        """Thawed: what waited goes out."""
+        self._send_next()
+
+    def close(self) -> None:
+        """The end: what has not been delivered never will be."""
+        self._closed = True
+        for timer in (self._flush_timer, self._retry_timer, self._answer_timer):
+            if timer is not None:
+                timer.cancel()
+        self._sender.abort()
+
+    # ── the buffer ──
+
+    def _append(self, event: bytes) -> None:
+        if self._events and self._size + len(event) > self.subscription.max_bytes:
+            self._seal()
+        self._events.append(event)
+        self._size += len(event)
+        self._backlog += len(event) + TELEMETRY_RECORD_COST
+        if len(self._events) >= self.subscription.max_items or self._size >= self.subscription.max_bytes:
+            self._seal()
+        elif self._flush_timer is None:
+            self._flush_timer = self._time.after(self.subscription.timeout_ms / 1000, self._seal)
+
+    def _seal(self) -> None:
+        """The batch is full, or its time has come."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        if self._events:
+            self._queue.append(_Batch(self._events, self._size + TELEMETRY_RECORD_COST * len(self._events)))
+            self._events, self._size = [], 0
+        self._send_next()
+
+    def _lose(self, records: int, size: int, reason: str) -> None:
+        self._lost += records
+        self._lost_bytes += size
+        self._reason = reason
+
+    def _tell(self) -> None:
+        """platform.logsDropped, at the place in the stream where records are missing."""
+        lost = Dropped(self._lost, self._lost_bytes, self._reason)
+        self._dropped += self._lost
+        self._lost = self._lost_bytes = 0
+        self._append(self._tell_dropped(lost))
+
+    # ── sending ──
+
+    def _send_next(self) -> None:
+        if self._sending is not None or self._retry_timer is not None or not self._queue or self._time.frozen or self._closed:
+            return
+        batch = self._sending = self._queue[0]
+        if batch.attempts == 0:
+            batch.since = self._time.now()
+        batch.attempts += 1
+        self._answer_timer = self._time.after(self._limits.telemetry_answer, self._no_answer)
+        self._sender.send(batch.events, self._answered)
+
+    def _no_answer(self) -> None:
+        self._sender.abort()
+        self._answered(False)
+
+    def _answered(self, taken: bool) -> None:
+        batch, self._sending = self._sending, None
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+        if batch is None or self._closed:
+            return
+        if taken:
+            self._delivered += len(batch.events)
+            self._batches += 1
+            self._leave(batch)
+        elif self._time.now() - batch.since >= self._limits.telemetry_retry:
+            self._lose(len(batch.events), batch.size - TELEMETRY_RECORD_COST * len(batch.events), UNTAKEN)
+            self._leave(batch)
+        else:
+            self._retries += 1
+            wait = min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(batch.attempts - 1, 10))
+            self._retry_timer = self._time.after(wait, self._again)
+            return
+        if self._lost:
+            self._tell()
+        self._send_next()
+
+    def _leave(self, batch: _Batch) -> None:
+        self._queue.popleft()
+        self._backlog -= batch.size
+
+    def _again(self) -> None:
+        self._retry_timer = None
+        self._send_next()

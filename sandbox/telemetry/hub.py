@@ -1,0 +1,131 @@
+"""The Telemetry API and Logs API of one environment: who has subscribed, and what they get (TL-040, TL-043)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sandbox.clock import Clock
+from sandbox.core.limits import TELEMETRY_HISTORY, TELEMETRY_RECORD_COST, Limits
+from sandbox.core.subscription import Subscription
+from sandbox.telemetry.delivery import SLOW, Dropped, Standing, Subscriber, ThawedTime
+from sandbox.telemetry.journal import Record
+from sandbox.telemetry.schema import Style, encode, kind_of
+from sandbox.telemetry.senders import Dial, make_sender
+
+
+class _Seat(NamedTuple):
+    style: Style
+    types: tuple[str, ...]
+    subscriber: Subscriber
+
+
+class Telemetry:
+    """Gives records to subscribers. note_dropped: makes the journal's record of what the named extension has lost.
+
+    json: the function's log format is JSON. dial: connects to a port of the environment's loopback.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        limits: Limits,
+        dial: Dial,
+        *,
+        json: bool,
+        note_dropped: Callable[[str, Dropped], Record],
+    ) -> None:
+        self._limits = limits
+        self._dial = dial
+        self._json = json
+        self._note_dropped = note_dropped
+        self._time = ThawedTime(clock)
+        self._seats: dict[str, _Seat] = {}
+        self._history: list[Record] | None = None  # of this Init, for who subscribes later; None once it is over
+        self._history_size = 0
+        self._lost = Dropped(0, 0, SLOW)
+
+    def begin(self) -> None:
+        """A new generation's Init: subscriptions of the old one are over (LC-083)."""
+        self.close()
+        self._history, self._history_size, self._lost = [], 0, Dropped(0, 0, SLOW)
+
+    def close(self) -> None:
+        """No more deliveries."""
+        seats, self._seats = self._seats, {}
+        self._history = None
+        for seat in seats.values():
+            seat.subscriber.close()
+
+    def take(self, record: Record) -> None:
+        """One record of the journal."""
+        if self._history is None and not self._seats:
+            return
+        kind = kind_of(record.type)
+        if kind == "sandbox" or record.type == "platform.logsDropped":  # the latter is for one of them alone
+            return
+        if self._history is not None:
+            self._keep(record, kind)
+        encoded: dict[Style, list[bytes]] = {}
+        for seat in self._seats.values():
+            if kind in seat.types:
+                if seat.style not in encoded:
+                    encoded[seat.style] = encode(record, seat.style)
+                for event in encoded[seat.style]:
+                    seat.subscriber.add(event, platform=kind == "platform")
+        if record.type == "platform.initReport":
+            self._history = None  # the window is closed (TL-014)
+
+    def _keep(self, record: Record, kind: str) -> None:
+        assert self._history is not None
+        size = len(record.record) + TELEMETRY_RECORD_COST if isinstance(record.record, str) else TELEMETRY_RECORD_COST
+        if kind != "platform" and self._history_size + size > TELEMETRY_HISTORY:
+            self._lost = Dropped(self._lost.records + 1, self._lost.size + size, SLOW)
+            return
+        self._history.append(record)
+        self._history_size += size
+
+    def subscribe(self, name: str, subscription: Subscription) -> None:
+        """A new subscription, or one in place of another (TL-015). It begins with what this Init has had so far (TL-040)."""
+        style = Style(subscription.api, subscription.schema, self._json)
+        before = self._seats.pop(name, None)
+        subscriber = Subscriber(
+            subscription,
+            make_sender(subscription, self._dial),
+            self._time,
+            self._limits,
+            lambda lost: encode(self._note_dropped(name, lost), style)[0],
+        )
+        self._seats[name] = _Seat(style, subscription.types, subscriber)
+        if before is not None:
+            before.subscriber.close()
+            if (before.style, before.types) == (style, subscription.types):  # it wants no more than it had
+                for event in before.subscriber.pending():
+                    subscriber.add(event, platform=True)
+                return
+        for record in self._history or ():
+            kind = kind_of(record.type)
+            if kind in subscription.types:
+                for event in encode(record, style):
+                    subscriber.add(event, platform=kind == "platform")
+        if self._lost.records and {"function", "extension"} & set(subscription.types):
+            subscriber.lose(self._lost.records, self._lost.size)
+
+    def freeze(self) -> None:
+        """Nothing is sent from here on, and no time passes."""
+        self._time.freeze()
+
+    def thaw(self) -> None:
+        self._time.thaw()
+        for seat in self._seats.values():
+            seat.subscriber.go_on()
+
+    def flush(self) -> None:
+        """All that is buffered goes out."""
+        for seat in self._seats.values():
+            seat.subscriber.flush()
+
+    def standing(self, name: str) -> Standing | None:
+        """The figures of one extension's subscription."""
+        seat = self._seats.get(name)
+        return seat.subscriber.standing() if seat is not None else None

@@ -1,0 +1,220 @@
+"""The Extensions API, 2020-01-01: register, event/next, init/error, exit/error; and who may subscribe. Rows EX-020 to EX-069.
+
+Every request becomes one event for the machine, as in runtime_api. Identifiers are ours: the machine knows names only, and
+they end with their generation (EX-091).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sandbox.core.errors import Refused
+from sandbox.core.events import Event, ExtensionError, Next, Register, Subscribe
+from sandbox.core.function import ACCOUNT, FunctionConfig
+from sandbox.core.limits import EXTENSION_BODY, EXTENSION_ERROR_TYPE
+from sandbox.core.subscription import LOGS, TELEMETRY, Subscription, parse
+from sandbox.wire.http1 import JSON, Exchange
+from sandbox.wire.runtime_api import LastCall, RuntimeApi
+
+_BASE: Final = b"/2020-01-01/extension/"
+_SUBSCRIPTIONS: Final = {b"/2022-07-01/telemetry": TELEMETRY, b"/2020-08-15/logs": LOGS}
+_EVENTS: Final = ("INVOKE", "SHUTDOWN")
+_UUID: Final = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+@dataclass(slots=True)
+class Call(LastCall):
+    """The handler's note on an exchange with an extension. subscription: what it will have if it is let in."""
+
+    name: str = ""
+    identifier: str | None = None
+    subscription: Subscription | None = None
+
+
+class ExtensionsApi:
+    """The Extensions API on one environment's listener. `before_poll` runs before an extension's poll is told.
+
+    port: of the listener, where no telemetry can go; known once it listens.
+    """
+
+    def __init__(
+        self, api: RuntimeApi, feed: Callable[[Event], None], before_poll: Callable[[], None], function: FunctionConfig
+    ) -> None:
+        self._api = api
+        self._feed = feed
+        self._before_poll = before_poll
+        self._function = function
+        self._names: dict[str, str] = {}  # by identifier
+        self._calls: dict[str, Call] = {}  # the newest of each name
+        self.port = 0
+        for prefix in (_BASE, *_SUBSCRIPTIONS):
+            api.routes[prefix] = self._request
+
+    def begin(self) -> None:
+        """A new generation: identifiers of the old one are unknown from here on."""
+        self._names.clear()
+        self._calls.clear()
+
+    def last_call(self, name: str) -> LastCall | None:
+        """The newest request of an extension, by the name that it gave itself."""
+        return self._calls.get(name)
+
+    def callers(self) -> list[str]:
+        """Every name that has called."""
+        return list(self._calls)
+
+    # ── requests ──
+
+    def _request(self, exchange: Exchange) -> None:
+        try:
+            self._dispatch(exchange)
+        except Refused as refused:
+            self._api.refuse_exchange(exchange, refused.status, refused.error_type, refused.message)
+
+    def _dispatch(self, exchange: Exchange) -> None:
+        if exchange.size > EXTENSION_BODY:
+            raise Refused(413, "RequestEntityTooLarge", f"The body is longer than {EXTENSION_BODY} bytes")
+        target = exchange.target
+        if target in _SUBSCRIPTIONS:
+            if self._is(exchange, b"PUT"):
+                self._subscribe(exchange, _SUBSCRIPTIONS[target])
+        elif target == _BASE + b"register":
+            if self._is(exchange, b"POST"):
+                self._register(exchange)
+        elif target == _BASE + b"event/next":
+            if self._is(exchange, b"GET"):
+                call = self._caller(exchange)
+                exchange.undeliverable = True
+                self._api.park(exchange)
+                self._before_poll()
+                self._feed(Next(exchange.number, call.name))
+        elif target in (_BASE + b"init/error", _BASE + b"exit/error"):
+            if self._is(exchange, b"POST"):
+                self._error(exchange, exiting=target.endswith(b"exit/error"))
+        else:
+            self._api.not_found(exchange)
+
+    def _is(self, exchange: Exchange, method: bytes) -> bool:
+        if exchange.method == method:
+            return True
+        self._api.wrong_method(exchange, method.decode())
+        return False
+
+    def _note(self, exchange: Exchange, name: str) -> Call:
+        call = Call(exchange.method.decode(), exchange.target.decode("latin-1"), name=name)
+        self._calls[name] = exchange.note = call
+        return call
+
+    def _identifier(self, exchange: Exchange) -> str:
+        """EX-040."""
+        given = exchange.headers.get(b"lambda-extension-identifier")
+        if not given:
+            raise Refused(403, "Extension.MissingExtensionIdentifier", "Missing Lambda-Extension-Identifier header")
+        if not _UUID.fullmatch(given):
+            raise Refused(403, "Extension.InvalidExtensionIdentifier", "Invalid Lambda-Extension-Identifier")
+        return given.decode().lower()
+
+    def _caller(self, exchange: Exchange) -> Call:
+        """Whose identifier it is (EX-040)."""
+        identifier = self._identifier(exchange)
+        name = self._names.get(identifier)
+        if name is None:
+            raise Refused(403, "Extension.UnknownExtensionIdentifier", f"Unknown extension {identifier}")
+        call = self._note(exchange, name)
+        call.identifier = identifier
+        return call
+
+    def _register(self, exchange: Exchange) -> None:
+        name = exchange.headers.get(b"lambda-extension-name", b"").decode("latin-1").strip()
+        if not name:
+            raise Refused(403, "Extension.InvalidExtensionName", "Empty extension name")
+        self._note(exchange, name)
+        events = _events(exchange.body)
+        self._api.park(exchange)
+        self._feed(Register(exchange.number, name, events))
+
+    def _error(self, exchange: Exchange, *, exiting: bool) -> None:
+        self._identifier(exchange)  # a bad one is told before a missing header, an unknown one after it
+        error_type = exchange.headers.get(b"lambda-extension-function-error-type", b"").decode("latin-1")
+        if not error_type:
+            raise Refused(403, "Extension.MissingHeader", "Lambda-Extension-Function-Error-Type not found")
+        call = self._caller(exchange)
+        self._api.park(exchange)
+        self._feed(ExtensionError(exchange.number, call.name, error_type[:EXTENSION_ERROR_TYPE], exiting))
+
+    def _subscribe(self, exchange: Exchange, api: str) -> None:
+        call = self._caller(exchange)
+        call.subscription = parse(exchange.body, api, frozenset({self.port}))
+        self._api.park(exchange)
+        self._feed(Subscribe(exchange.number, call.name, api))
+
+    # ── what the shell performs ──
+
+    def accept(self, exchange: Exchange, call: Call) -> None:
+        """The machine has let it in."""
+        if exchange.target == _BASE + b"register":
+            self._registered(exchange, call)
+        elif call.subscription is not None:
+            self._api.reply(exchange, 200, JSON, b'"OK"')  # TL-001
+        else:
+            self._api.reply(exchange, 202, JSON, b'{"status":"OK"}\n')  # EX-061
+
+    def exact(self, call: Call, refusal: str) -> str:
+        """A refusal in AWS's words: the machine knows an extension's name, the words have its identifier (EX-056)."""
+        return refusal.replace(f"extension {call.name}.", f"extension {call.identifier}.") if call.identifier else refusal
+
+    def _registered(self, exchange: Exchange, call: Call) -> None:
+        identifier = str(uuid.uuid4())
+        self._names[identifier] = call.name
+        function = self._function
+        document = {"functionName": function.name, "functionVersion": function.version, "handler": function.handler}
+        features = exchange.headers.get(b"lambda-extension-accept-feature", b"").decode("latin-1").split(",")
+        if "accountId" in [feature.strip() for feature in features]:
+            document["accountId"] = ACCOUNT  # EX-024: text, it may begin with a zero
+        headers = JSON + f"Lambda-Extension-Identifier: {identifier}\r\n".encode()
+        self._api.reply(exchange, 200, headers, json.dumps(document).encode())
+
+    def deliver_invoke(self, conn: int, request_id: str, arn: str, trace_id: str, deadline_ms: int) -> bool:
+        """Answers a poll with INVOKE (EX-043, EX-044). False if its client has gone."""
+        tracing = {"type": "X-Amzn-Trace-Id", "value": trace_id}
+        event = {"eventType": "INVOKE", "deadlineMs": deadline_ms, "requestId": request_id, "invokedFunctionArn": arn}
+        headers = JSON + f"Lambda-Extension-Event-Identifier: {uuid.uuid4()}\r\n".encode()
+        return self._api.deliver_bytes(conn, headers, json.dumps({**event, "tracing": tracing}).encode())
+
+    def deliver_shutdown(self, conn: int, reason: str, deadline_ms: int) -> bool:
+        """Answers a poll with SHUTDOWN (EX-050 to EX-052: with no event identifier). False if its client has gone."""
+        event = {"eventType": "SHUTDOWN", "deadlineMs": deadline_ms, "shutdownReason": reason}
+        return self._api.deliver_bytes(conn, b"Content-Type: text/plain; charset=utf-8\r\n", json.dumps(event).encode())
+
+
+def _events(body: bytes) -> frozenset[str]:
+    """The events of a register, whatever its content type is (real-extensions 3.5). Raises Refused."""
+    document = _document(body)
+    if document.get("configurationKeys"):
+        raise Refused(
+            403, "InvalidRequestFormat", "configurationKeys are deprecated; use environment variables instead"
+        )  # EX-032
+    events = document.get("events")
+    if events is None:
+        return frozenset()
+    if not isinstance(events, list) or not all(isinstance(event, str) for event in events):
+        raise Refused(403, "InvalidRequestFormat", "events should be a list of strings")
+    for event in events:
+        if event not in _EVENTS:
+            raise Refused(403, "Extension.InvalidEventType", f"{event}: ErrorInvalidEventType")  # EX-025
+    return frozenset(events)
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(403, "InvalidRequestFormat", f"The body is not JSON: {error}") from None  # EX-031
+    if not isinstance(document, dict):
+        raise Refused(403, "InvalidRequestFormat", "The body is not a JSON object")
+    return document
