@@ -45,9 +45,18 @@ def findings(folders: Sequence[str] = ()) -> list[Finding]:
         Finding("event loop", uvloop, "uvloop" if uvloop else "asyncio's own: pip install uvloop makes invokes faster"),
         Finding("memory limit", True, f"a watchdog over resident memory ({_memory_source()})"),
         *(_runtime(language, interpreters.installed(language)) for language in LANGUAGES),
-        Finding("extensions, telemetry", False, "not part of this version yet"),
+        _names(),
         bash(),
     ]
+
+
+def _names() -> Finding:
+    """Where extensions listen for telemetry: they must be able to look it up, if they bind it by name."""
+    from sandbox.host.environment.diagnosis import NAMES_HINT, resolves
+
+    if resolves():
+        return Finding("telemetry names", True, "sandbox.localdomain is known here")
+    return Finding("telemetry names", False, f"extensions that listen at sandbox.localdomain by name cannot: {NAMES_HINT}")
 
 
 def _runtime(language: Language, here: list[Interpreter]) -> Finding:

@@ -18,12 +18,13 @@ import click
 from sandbox.cli.exits import FAILED, INIT_FAILED, OK, TIMED_OUT
 from sandbox.core.errors import ConfigError
 from sandbox.core.function import DEFAULT_REGION, FunctionConfig
-from sandbox.core.limits import DEFAULT_MEMORY_MB, DEFAULT_TIMEOUT_S, LAYERS
+from sandbox.core.limits import DEFAULT_MEMORY_MB, DEFAULT_TIMEOUT_S, LAYERS, SHUTDOWN_REASONS
 
 if TYPE_CHECKING:
     from sandbox.host.host import Function
     from sandbox.host.result import InvokeResult
     from sandbox.telemetry.journal import Journal, Record
+    from sandbox.telemetry.levels import LogView
 
 
 @click.command("invoke", short_help="Run a function from a folder or a .zip, once or several times.")
@@ -39,7 +40,12 @@ if TYPE_CHECKING:
 @click.option("--isolation", type=click.Choice(["auto", "process"]), default="auto", show_default=True)
 @click.option("--credentials", type=click.Choice(["dummy", "host"]), default="dummy", show_default=True)
 @click.option("--region", metavar="R", default=DEFAULT_REGION, show_default=True)
-@click.option("--shutdown-reason", type=click.Choice(["spindown", "timeout", "failure"]), default="spindown", show_default=True)
+@click.option("--shutdown-reason", type=click.Choice(SHUTDOWN_REASONS), default="spindown", show_default=True)
+@click.option("--log-format", type=click.Choice(["Text", "JSON"], case_sensitive=False), default="Text", show_default=True)
+@click.option(
+    "--log-level", metavar="L", help="With JSON: TRACE, DEBUG, INFO, WARN, ERROR or FATAL, of the application's records."
+)
+@click.option("--system-log-level", metavar="L", help="With JSON: DEBUG, INFO or WARN, of the platform's records.")
 @click.option("--journal", metavar="FILE", help="Write every record to FILE, one JSON document a line.")
 @click.option("--client-context", metavar="JSON", help="The client context that the handler sees.")
 @click.option("--cognito", metavar="JSON", help="cognitoIdentityId and cognitoIdentityPoolId, as a JSON object.")
@@ -68,6 +74,9 @@ def command(**options: Any) -> int:
         environment=dict(_variable(text) for text in options["variables"]),
         layers=options["layers"],
         region=options["region"],
+        log_format="JSON" if options["log_format"] == "JSON" else None,
+        log_level=_upper(options["log_level"]),
+        system_log_level=_upper(options["system_log_level"]),
     )
     return run(_invoke(config, payload, options))
 
@@ -122,6 +131,10 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _upper(text: str | None) -> str | None:
+    return text.upper() if text is not None else None
+
+
 def _document(name: str, text: str | None) -> Any:
     if text is None:
         return None
@@ -172,6 +185,7 @@ async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
 
 async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any]) -> int:
     from sandbox.host.host import Host
+    from sandbox.telemetry.levels import LogView
 
     client_context = _document("--client-context", options["client_context"])
     if isinstance(client_context, str):
@@ -186,7 +200,8 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
             nearest_runtime=options["nearest_runtime"],
         )
         if not options["as_json"]:
-            journal.subscribe(print_log)
+            view = LogView.of(config)
+            journal.subscribe(lambda record: print_log(record, view))
         try:
             function = await host.deploy(config)
             check_function(function)
@@ -226,10 +241,11 @@ def _open_journal(path: str | None) -> Iterator[Journal]:
             click.echo(f"sandbox: --journal {path}: {lines.error.strerror}: it is not complete", err=True)
 
 
-def print_log(record: Record) -> None:
-    from sandbox.telemetry.report import lines_of
+def print_log(record: Record, view: LogView | None = None) -> None:
+    """Log lines go to standard error; without a view, in text."""
+    from sandbox.telemetry.levels import LogView
 
-    lines = lines_of(record)
+    lines = (view or LogView()).lines(record)
     if lines:
         text = "".join(f"{line}\n" for line in lines)
         try:

@@ -45,6 +45,7 @@ _VARIABLE = re.compile(r"[a-zA-Z]([a-zA-Z0-9_])+")  # EN-019
 _REGION = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LOG_FORMATS: Final = ("Text", "JSON")
 _LOG_LEVELS: Final = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
+_SYSTEM_LEVELS: Final = ("DEBUG", "INFO", "WARN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class FunctionConfig:
     code: a folder or a .zip. runtime: the id of a managed runtime ("python3.11"; "python" for whichever is
     here), or None for a custom runtime: a `bootstrap` in `code` or in a layer. memory_mb: MB of 1,024 KB (EN-071).
     timeout: seconds; AWS takes whole seconds, a library user may give any positive number up to 900. layers: folders
-    or .zips, lowest first. log_format: Text | JSON; log_level: the level of the application's JSON records (EN-011).
+    or .zips, lowest first. log_format: Text | JSON. With JSON, log_level is the least of the application's records that are
+    logged, and system_log_level (DEBUG, INFO, WARN) the platform's; INFO unless given (EN-011, TL-107).
     """
 
     code: str
@@ -69,6 +71,7 @@ class FunctionConfig:
     version: str = "$LATEST"
     log_format: str | None = None
     log_level: str | None = None
+    system_log_level: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > limits.FUNCTION_NAME_LENGTH:
@@ -91,6 +94,9 @@ class FunctionConfig:
             raise ConfigError(f"log format {self.log_format!r}: one of {', '.join(_LOG_FORMATS)}")
         if self.log_level is not None and (self.log_level not in _LOG_LEVELS or self.log_format != "JSON"):
             raise ConfigError(f"log level {self.log_level!r}: one of {', '.join(_LOG_LEVELS)}, and only with log format JSON")
+        if self.system_log_level is not None and (self.system_log_level not in _SYSTEM_LEVELS or self.log_format != "JSON"):
+            levels = ", ".join(_SYSTEM_LEVELS)
+            raise ConfigError(f"system log level {self.system_log_level!r}: one of {levels}, and only with log format JSON")
         self._check_environment()
 
     def _check_environment(self) -> None:

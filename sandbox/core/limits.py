@@ -40,6 +40,7 @@ POLL_LOST: Final = 1.0  # DECISIONS "a user-started runtime": gone for so long, 
 REPOLL_WAIT: Final = 0.020  # DECISIONS "invoke that finds no idle environment"
 
 # Telemetry and Logs API
+SHUTDOWN_REASONS: Final = ("spindown", "timeout", "failure")  # EX-051
 API_PORT: Final = 9001  # TL-011: no destination
 SUBSCRIPTION_ITEMS: Final = range(1_000, 10_000 + 1)  # TL-030
 SUBSCRIPTION_BYTES: Final = range(262_144, 1_048_576 + 1)  # TL-031
@@ -77,4 +78,5 @@ class Limits:
     init_error_grace: float = 0.5  # ours: how long a runtime may live on after it has reported init/error (RT-101)
     telemetry_answer: float = 10.0  # ours, TL-036: a subscriber that has not answered by then is sent the batch again
     telemetry_retry: float = 60.0  # ours, TL-036: a batch that nobody took for so long is dropped, and told as dropped
+    last_telemetry: float = 0.05  # ours, TL-041: what is buffered goes out so soon after an extension was given SHUTDOWN
     kill_wait: float = 2.0  # LC-114: the wait for processes that were sent SIGKILL is bounded

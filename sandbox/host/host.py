@@ -13,7 +13,7 @@ from typing import Any
 from sandbox.clock import Clock, SystemClock
 from sandbox.core.errors import ConfigError
 from sandbox.core.function import FunctionConfig
-from sandbox.core.limits import Limits
+from sandbox.core.limits import SHUTDOWN_REASONS, Limits
 from sandbox.host.environment import Environment, Job
 from sandbox.host.environment.job import event_bytes
 from sandbox.host.interpreters import Interpreter, Interpreters, default_handler
@@ -65,6 +65,7 @@ class Host:
 
     async def close(self, reason: str = "spindown") -> None:
         """Shuts every environment down (reason: spindown, timeout or failure)."""
+        _checked(reason)
         self._closed = True
         functions, self._functions = self._functions, []
         await asyncio.gather(*(function.close(reason) for function in functions))
@@ -212,12 +213,25 @@ class Function:
         await self._scheduler.place(job)
         return job
 
+    async def shutdown(self, reason: str = "spindown") -> None:
+        """Shuts its environments down, as Lambda does after some idle minutes; the next invoke is a cold start.
+
+        reason: spindown, timeout or failure, as extensions are told (EX-051).
+        """
+        await self._scheduler.shut_down(_checked(reason))
+
     async def close(self, reason: str = "spindown") -> None:
-        """Shuts its environments down."""
+        """Shuts its environments down, for good. reason: see `shutdown`."""
         try:
-            await self._scheduler.close(reason)
+            await self._scheduler.close(_checked(reason))
         finally:
             self.package.close()
+
+
+def _checked(reason: str) -> str:
+    if reason not in SHUTDOWN_REASONS:
+        raise ConfigError(f"shutdown reason {reason!r}: one of {', '.join(SHUTDOWN_REASONS)}")
+    return reason
 
 
 def _close(opening: asyncio.Future[Package]) -> None:

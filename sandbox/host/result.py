@@ -13,7 +13,7 @@ from sandbox.core.errors import FunctionFailure
 from sandbox.core.limits import STREAM_BURST, STREAM_RATE
 from sandbox.core.parties import milliseconds
 from sandbox.telemetry.journal import Record
-from sandbox.telemetry.report import lines_of
+from sandbox.telemetry.levels import LogView
 
 _QUEUE_BYTES: Final = 256 * 1024  # a stream's reader may be this far behind before the runtime is made to wait
 
@@ -86,7 +86,7 @@ class Account(NamedTuple):
     """What an environment wrote down of one invoke, at its REPORT. Figures are made of it when somebody asks.
 
     record: that of platform.report. phases: (name, start on the machine's clock, ms). origin: when the invoke was asked for.
-    extensions: the record of sandbox.extensions, empty without any.
+    extensions: the record of sandbox.extensions, empty without any. view: the function's log format and levels.
     """
 
     record: dict[str, Any]
@@ -94,6 +94,7 @@ class Account(NamedTuple):
     origin: float
     records: list[Record]
     extensions: dict[str, Any]
+    view: LogView
 
 
 @dataclass(slots=True)
@@ -179,7 +180,9 @@ class InvokeResult:
     @property
     def log(self) -> list[str]:
         """The log lines of this invoke, from the end of the one before it to its REPORT."""
-        return [line for record in self.records for line in lines_of(record)]
+        if self.account is None:
+            return []
+        return [line for record in self.account.records for line in self.account.view.lines(record)]
 
     def json(self) -> Any:
         """The payload, parsed. Raises ValueError if it is not JSON."""

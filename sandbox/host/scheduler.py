@@ -141,6 +141,11 @@ class Scheduler:
         except Exception as error:
             job.fail(error)
 
+    async def shut_down(self, reason: str) -> None:
+        """Shuts down the environments there are; the next invoke makes a new one."""
+        environments, self._environments, self._idle = self._environments, [], []
+        await asyncio.gather(*(environment.shutdown(reason) for environment in environments))
+
     async def close(self, reason: str) -> None:
         """Shuts every environment down, at the same time, those included that are still being made."""
         self._closed = True
@@ -152,5 +157,4 @@ class Scheduler:
         for job, _ in self._waiting:
             job.fail(ConfigError("the function was closed before this invoke had begun"))
         self._waiting.clear()
-        environments, self._environments, self._idle = self._environments, [], []
-        await asyncio.gather(*(environment.shutdown(reason) for environment in environments))
+        await self.shut_down(reason)

@@ -22,6 +22,7 @@ from sandbox.host.runtimes import Plan
 from sandbox.process.output import Line, Mark
 from sandbox.telemetry.delivery import Dropped, Standing
 from sandbox.telemetry.journal import Journal, Record
+from sandbox.telemetry.levels import LogView
 
 _RECORD: Final = 100  # what a record counts besides its text
 
@@ -45,6 +46,7 @@ class Ledger:
         self._function = function
         self._name = name
         self._runtime_version = plan.version
+        self._view = LogView.of(function)
         self._with_extensions = bool(plan.extensions)
         self._note = plan.interpreter.note if plan.interpreter else None
         self._measured_peak = measured_peak
@@ -207,7 +209,8 @@ class Ledger:
             first = self._records[0]
             self._records.appendleft(first._replace(type="sandbox.diagnosis", record=note))
             self._left_out = 0
-        job.result.account = Account(record, self._phases, job.accepted_at, list(self._records), self._extensions or {})
+        records, costs = list(self._records), self._extensions or {}
+        job.result.account = Account(record, self._phases, job.accepted_at, records, costs, self._view)
         self._phases, self._extensions = [], None
         self._records.clear()
         self._size = 0

@@ -267,9 +267,10 @@ class Environment:
             self._inbox.append(ClientGone(effect.conn))
 
     def _deliver_shutdown(self, effect: fx.DeliverShutdown) -> None:
-        self._telemetry.flush()  # TL-041: what there is goes out before
         if not self._extensions.deliver_shutdown(effect.conn, effect.reason, self._epoch_ms(effect.deadline)):
             self._inbox.append(ClientGone(effect.conn))
+        # TL-041. A little later: there are extensions that only then wait for one more batch, the last platform.report in it.
+        self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._telemetry.flush)
 
     def _accept(self, effect: fx.Accept) -> None:
         exchange = self._api.exchange(effect.conn)
@@ -392,6 +393,8 @@ class Environment:
             return
         self._ledger.emit(effect, job)
         if effect.type == "platform.report" and job is not None:
+            if effect.record["status"] != "success":
+                self._telemetry.flush()  # TL-039: a stream has ended
             self._finish(job)
 
     def _emit_ours(self, effect: fx.Emit) -> None:
