@@ -139,7 +139,7 @@ def _uri(uri: Any, protocol: str) -> tuple[str, int, str]:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise _InvalidError(f"destination.URI {_shown(uri)}: {error}") from None
+        raise _InvalidError(f"destination.URI {_shown(uri)}: {str(error)[:100]}") from None
     scheme = protocol.lower()
     if parts.scheme != scheme or parts.username is not None:
         raise _InvalidError(f"Only '{scheme}' scheme is supported.")
@@ -155,16 +155,21 @@ def _buffering(buffering: Any) -> tuple[int, int, int]:
         buffering = {}
     if not isinstance(buffering, dict):
         raise _InvalidError("buffering should be an object with maxItems, maxBytes and timeoutMs")
-    found = []
+    found, wrong = [], []
     for name, allowed in _RANGES.items():
         value = buffering.get(name)
         value = SUBSCRIPTION_DEFAULTS[name] if value is None else value
         if type(value) is not int or value not in allowed:
-            raise _InvalidError(f"{name} should be between {allowed.start} and {allowed.stop - 1}")
+            wrong.append(f"{name} should be between {allowed.start} and {allowed.stop - 1}")
         found.append(value)
+    if wrong:
+        raise _InvalidError("; ".join(wrong))
     return found[0], found[1], found[2]
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "nested too deep"
     return text if len(text) <= 100 else f"{text[:100]}…"

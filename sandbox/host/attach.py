@@ -60,12 +60,11 @@ class UserStarted(Processes):
         pass
 
     def spawn(self, who: str, generation: int) -> None:
-        self._generation = generation
         self._ledger.spawned()
 
     def signal(self, effect: Signal) -> None:
         if effect.who == EVERYONE and effect.name == "KILL":
-            asyncio.get_running_loop().call_soon(self._feed, Gone(self._generation))
+            asyncio.get_running_loop().call_soon(self._feed, Gone(self.generation))
 
     def drain(self, *, end_lines: bool = False) -> None:
         pass

@@ -104,7 +104,7 @@ class JsonLines:
 
 def iso(wall: float) -> str:
     """TL-050: UTC with milliseconds."""
-    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def span_document(span: tuple[str, float, float], offset: float) -> dict[str, Any]:

@@ -39,6 +39,10 @@ def lines_of(record: Record) -> list[str]:
         case "sandbox.extensions" if body.get("heldOpenMs", 0.0) >= HELD_OPEN_MS:
             held = f"{body['heldOpenMs']:.2f} ms after the runtime was done"
             return [f"sandbox: extension {body['heldOpenBy']} kept the environment running for {held}"]
+        case "sandbox.refused":
+            who = f" by extension {record.extension}" if record.extension else ""
+            what = f"{body['method']} {body['target']}{who}"
+            return [f"sandbox: refused: {what}: {body['status']} {body['errorType']}: {body['message']}"]
         case "sandbox.windDown":
             return _wind_down(body)
     return []

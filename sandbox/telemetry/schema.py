@@ -6,6 +6,7 @@ What only we say (sandbox.*, a runtime note) never goes to a subscriber: one fie
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, Final, NamedTuple
 
 from sandbox.core.subscription import LOGS
@@ -40,6 +41,9 @@ _LOGS_FIELDS: Final[dict[str, tuple[str, ...]]] = {  # TL-084
 }
 
 
+_ENCODE: Final = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # json.dumps makes one for each call
+
+
 class Style(NamedTuple):
     """What decides how a record looks to a subscriber. json: the function's log format is JSON."""
 
@@ -56,10 +60,7 @@ def kind_of(record_type: str) -> str:
 def encode(record: Record, style: Style) -> list[bytes]:
     """The events that a record is to a subscriber, each as JSON; none for what its API does not have."""
     time = iso(record.wall)
-    return [
-        json.dumps({"time": time, "type": type_, "record": body}, separators=(",", ":")).encode()
-        for type_, body in _events(record, style)
-    ]
+    return [_ENCODE({"time": time, "type": type_, "record": body}).encode() for type_, body in _events(record, style)]
 
 
 def _events(record: Record, style: Style) -> list[tuple[str, Any]]:
@@ -84,7 +85,7 @@ def line_record(line: str) -> Any:
     if not line.startswith("{"):
         return line
     try:
-        document = json.loads(line, parse_constant=_no_constant)
+        document = json.loads(line, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError):
         return line
     return document if isinstance(document, dict) else line
@@ -92,6 +93,13 @@ def line_record(line: str) -> Any:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):  # it would be written as Infinity, which is no JSON
+        raise ValueError(f"{number} is too large")
+    return value
 
 
 def _chosen(record: Record, fields: tuple[str, ...]) -> dict[str, Any]:

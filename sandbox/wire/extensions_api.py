@@ -119,12 +119,12 @@ class ExtensionsApi:
             raise Refused(403, "Extension.InvalidExtensionIdentifier", "Invalid Lambda-Extension-Identifier")
         return given.decode().lower()
 
-    def _caller(self, exchange: Exchange) -> Call:
+    def _caller(self, exchange: Exchange, unknown: str = "Unknown extension {}") -> Call:
         """Whose identifier it is (EX-040)."""
         identifier = self._identifier(exchange)
         name = self._names.get(identifier)
         if name is None:
-            raise Refused(403, "Extension.UnknownExtensionIdentifier", f"Unknown extension {identifier}")
+            raise Refused(403, "Extension.UnknownExtensionIdentifier", unknown.format(identifier))
         call = self._note(exchange, name)
         call.identifier = identifier
         return call
@@ -143,7 +143,7 @@ class ExtensionsApi:
         error_type = exchange.headers.get(b"lambda-extension-function-error-type", b"").decode("latin-1")
         if not error_type:
             raise Refused(403, "Extension.MissingHeader", "Lambda-Extension-Function-Error-Type not found")
-        call = self._caller(exchange)
+        call = self._caller(exchange, "Unknown Lambda-Extension-Identifier")
         self._api.park(exchange)
         self._feed(ExtensionError(exchange.number, call.name, error_type[:EXTENSION_ERROR_TYPE], exiting))
 
@@ -172,30 +172,30 @@ class ExtensionsApi:
         identifier = str(uuid.uuid4())
         self._names[identifier] = call.name
         function = self._function
-        document = {"functionName": function.name, "functionVersion": function.version, "handler": function.handler}
         features = exchange.headers.get(b"lambda-extension-accept-feature", b"").decode("latin-1").split(",")
-        if "accountId" in [feature.strip() for feature in features]:
-            document["accountId"] = ACCOUNT  # EX-024: text, it may begin with a zero
+        wanted = "accountId" in [feature.strip() for feature in features]
+        document = {"accountId": ACCOUNT} if wanted else {}  # EX-024: text, it may begin with a zero
+        document |= {"functionName": function.name, "functionVersion": function.version, "handler": function.handler}
         headers = JSON + f"Lambda-Extension-Identifier: {identifier}\r\n".encode()
-        self._api.reply(exchange, 200, headers, json.dumps(document).encode())
+        self._api.reply(exchange, 200, headers, compact(document) + b"\n")
 
     def deliver_invoke(self, conn: int, request_id: str, arn: str, trace_id: str, deadline_ms: int) -> bool:
         """Answers a poll with INVOKE (EX-043, EX-044). False if its client has gone."""
         tracing = {"type": "X-Amzn-Trace-Id", "value": trace_id}
         event = {"eventType": "INVOKE", "deadlineMs": deadline_ms, "requestId": request_id, "invokedFunctionArn": arn}
         headers = JSON + f"Lambda-Extension-Event-Identifier: {uuid.uuid4()}\r\n".encode()
-        return self._api.deliver_bytes(conn, headers, json.dumps({**event, "tracing": tracing}).encode())
+        return self._api.deliver_bytes(conn, headers, compact({**event, "tracing": tracing}))
 
     def deliver_shutdown(self, conn: int, reason: str, deadline_ms: int) -> bool:
         """Answers a poll with SHUTDOWN (EX-050 to EX-052: with no event identifier). False if its client has gone."""
         event = {"eventType": "SHUTDOWN", "deadlineMs": deadline_ms, "shutdownReason": reason}
-        return self._api.deliver_bytes(conn, b"Content-Type: text/plain; charset=utf-8\r\n", json.dumps(event).encode())
+        return self._api.deliver_bytes(conn, b"Content-Type: text/plain; charset=utf-8\r\n", compact(event))
 
 
 def _events(body: bytes) -> frozenset[str]:
     """The events of a register, whatever its content type is (real-extensions 3.5). Raises Refused."""
     document = _document(body)
-    if document.get("configurationKeys"):
+    if document.get("configurationkeys"):
         raise Refused(
             403, "InvalidRequestFormat", "configurationKeys are deprecated; use environment variables instead"
         )  # EX-032
@@ -215,6 +215,13 @@ def _document(body: bytes) -> dict[str, Any]:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refused(403, "InvalidRequestFormat", f"The body is not JSON: {error}") from None  # EX-031
+    if document is None:
+        return {}
     if not isinstance(document, dict):
         raise Refused(403, "InvalidRequestFormat", "The body is not a JSON object")
-    return document
+    return {key.lower(): value for key, value in document.items()}  # the service's decoder does not look at their case
+
+
+def compact(document: dict[str, Any]) -> bytes:
+    """JSON without blanks: extensions in bash look for "eventType":"SHUTDOWN"."""
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -431,7 +431,7 @@ def error_body(error_type: str, message: str) -> bytes:
     """RT-006: every error is a JSON object, ended by a line feed for people with curl."""
     import json
 
-    return json.dumps({"errorMessage": message, "errorType": error_type}).encode() + b"\n"
+    return json.dumps({"errorMessage": message, "errorType": error_type}, separators=(",", ":")).encode() + b"\n"
 
 
 def _origin_form(target: bytes) -> bytes:

@@ -89,7 +89,7 @@ class LastCall:
 class RuntimeApi:
     """The listener's handler for one environment. `feed` takes events; `before_poll` runs before a poll is told.
 
-    routes: who answers targets that begin so, besides the Runtime API's own.
+    routes: who answers targets that begin so, besides the Runtime API's own. on_refusal: told of every refusal.
     """
 
     def __init__(self, feed: Callable[[Event], None], before_poll: Callable[[], None], *, local_only: bool = True) -> None:
@@ -97,6 +97,7 @@ class RuntimeApi:
         self._before_poll = before_poll
         self._local_only = local_only
         self.routes: dict[bytes, Callable[[Exchange], None]] = {}
+        self.on_refusal: Callable[[Exchange, int, str, str], None] | None = None
         self._open: dict[int, Exchange] = {}
         self._connections: set[Http1Protocol] = set()
         self._last: tuple[bytes, bytes] | None = None  # method and target; not the exchange, which holds its body
@@ -250,6 +251,7 @@ class RuntimeApi:
     def wrong_method(self, exchange: Exchange, allowed: str) -> None:
         text = f"{exchange.method.decode()} is not allowed here, only {allowed}"
         self.reply(exchange, 405, JSON + f"Allow: {allowed}\r\n".encode(), error_body("MethodNotAllowed", text))  # RT-004
+        self._tell_refusal(exchange, 405, "MethodNotAllowed", text)
 
     # ── bodies that take their time, and peers that go ──
 
@@ -335,6 +337,11 @@ class RuntimeApi:
 
     def refuse_exchange(self, exchange: Exchange, status: int, error_type: str, message: str) -> None:
         self.reply(exchange, status, JSON, error_body(error_type, message))
+        self._tell_refusal(exchange, status, error_type, message)
+
+    def _tell_refusal(self, exchange: Exchange, status: int, error_type: str, message: str) -> None:
+        if self.on_refusal is not None:
+            self.on_refusal(exchange, status, error_type, message)
 
     def exchange(self, conn: int) -> Exchange | None:
         """An exchange that has no reply yet."""

@@ -8,6 +8,7 @@ implies idle; telemetry per request is start, runtimeDone, report; after Shutdow
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 from hypothesis import settings
@@ -41,6 +42,11 @@ class World(RuleBasedStateMachine):
         self.delivered: list[tuple[str, str]] = []
         self.frozen = False
         self.closed = False
+        self.events: dict[str, set[str]] = {}  # what each extension of this generation has asked for
+        self.last_told = (0, "")
+        self.told: set[str] = set()  # who has been given SHUTDOWN, and took it
+        self.init: list[str] = []  # the records of the newest Init
+        self.killed: set[str] = set()
         self.feed(events.Start())
 
     # ── the shell, as the machine sees it ──
@@ -49,6 +55,7 @@ class World(RuleBasedStateMachine):
         conn = getattr(event, "conn", None)
         if conn is not None and not isinstance(event, events.ClientGone | events.AnswerEnds | events.AnswerRefused):
             self.waiting.add(conn)
+        self.event = event
         for effect in self.machine.handle(event, self.now):
             self.perform(effect)
 
@@ -63,12 +70,27 @@ class World(RuleBasedStateMachine):
                 assert conn in self.alive_conns, "an event was given to a client that has gone"
                 assert not self.frozen, "an event was given before the thaw"
                 assert self.answers[invocation] is None, "an event was given that is answered already"
-            case effects.DeliverInvoke(conn, _, _) | effects.DeliverShutdown(conn, _, _, _):
+            case effects.DeliverInvoke(conn, name, _):
                 self.reply(conn)
                 assert not self.frozen
+                assert "INVOKE" in self.events[name], "INVOKE for one that did not ask for it"
+            case effects.DeliverShutdown(conn, name, reason, deadline):
+                self.reply(conn)
+                assert not self.frozen
+                assert "SHUTDOWN" in self.events[name], "SHUTDOWN for one that did not ask for it"
+                assert name not in self.told, "SHUTDOWN twice"
+                assert events.RUNTIME not in self.processes or events.RUNTIME in self.killed, "the runtime is ended first"
+                assert reason in ("spindown", "timeout", "failure")
+                assert deadline <= self.machine.wind_down_at + self.limits.shutdown_external
+                assert self.now <= deadline
+                self.told.add(name)
+                self.last_told = (conn, name)
             case effects.Accept(conn) | effects.Refuse(conn, _, _, _):
                 self.reply(conn)
+                if isinstance(effect, effects.Accept) and isinstance(self.event, events.Register):
+                    self.events[self.event.name] = set(self.event.events)
             case effects.Spawn(who, generation):
+                self.killed.discard(who)
                 assert who not in self.processes, f"a second process for {who}"
                 self.processes[who] = generation
             case effects.Signal(effects.EVERYONE, "STOP"):
@@ -78,6 +100,7 @@ class World(RuleBasedStateMachine):
             case effects.Signal(effects.EVERYONE, "KILL"):
                 self.at(0.0, "everyone dies")
             case effects.Signal(who, "KILL"):
+                self.killed.add(who)
                 self.at(0.0, ("dies", who, self.processes.get(who)))
             case effects.SetTimer(token, key, at, generation):
                 self.timers.append((at, next(self.numbers), events.Timer(token, key, generation)))
@@ -87,12 +110,30 @@ class World(RuleBasedStateMachine):
                 assert error_type
                 self.answer(invocation, status)
             case effects.Emit(type_, _, record, invocation):
+                self.init_is_told(type_, record)
                 if invocation is not None:
                     assert record["requestId"] == self.requests[invocation]
                     self.telemetry.setdefault(invocation, []).append(type_.removeprefix("platform."))
             case effects.Closed():
                 assert not self.closed
                 self.closed = True
+
+    def init_is_told(self, type_: str, record: dict[str, object]) -> None:
+        """initStart, initRuntimeDone, one extension record each, initReport: in this order, once for each generation."""
+        name = type_.removeprefix("platform.")
+        if name == "initStart":
+            assert self.init[-1:] in ([], ["initReport"], ["initStart"], ["initRuntimeDone"]), self.init
+            self.init, self.events, self.told = [name], {}, set()
+        elif name == "initRuntimeDone":
+            assert self.init == ["initStart"]
+            self.init.append(name)
+        elif name == "extension":
+            assert self.init[:2] == ["initStart", "initRuntimeDone"]
+            self.init.append(name)
+        elif name == "initReport":
+            assert self.init == ["initStart", "initRuntimeDone", *["extension"] * len(self.machine.extensions)]
+            self.init.append(name)
+            assert record["status"] in ("success", "error", "timeout")
 
     def answer(self, invocation: str, how: str) -> None:
         assert self.answers[invocation] is None, "an invocation was answered twice"
@@ -203,6 +244,24 @@ class World(RuleBasedStateMachine):
         if self.up(name if name in NAMES else events.RUNTIME):
             self.feed(events.Register(self.conn(), name, frozenset(wants)))
 
+    @rule(name=st.sampled_from([*NAMES, "internal"]), api=st.sampled_from(["Telemetry", "Logs"]))
+    def subscribes(self, name: str, api: str) -> None:
+        if self.up(name if name in NAMES else events.RUNTIME):
+            open_ = self.machine.phase in (Phase.INIT_EXTENSIONS, Phase.INIT_RUNTIME)
+            agent = self.machine.extensions.get(name)
+            conn = self.conn()
+            self.feed(events.Subscribe(conn, name, api))
+            if open_ and agent is not None and agent.state in (Extension.REGISTERED, Extension.READY):
+                assert agent.api is not None
+
+    @rule()
+    def shutdown_was_lost_on_its_way(self) -> None:
+        conn, name = self.last_told
+        agent = self.machine.extensions.get(name)
+        if agent is not None and agent.delivered_on == conn and agent.state is Extension.SHUTDOWN:
+            self.told.discard(name)
+            self.feed(events.ClientGone(conn))
+
     @rule(name=st.sampled_from([*NAMES, "internal"]))
     def extension_polls(self, name: str) -> None:
         if self.up(name if name in NAMES else events.RUNTIME):
@@ -296,5 +355,6 @@ class World(RuleBasedStateMachine):
             assert seen == ["start", "runtimeDone", "report"], (invocation, seen)
 
 
-World.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+STEPS = int(os.environ.get("HOSTILE_STEPS", "15000"))  # the nightly setting is a million
+World.TestCase.settings = settings(max_examples=STEPS // 50, stateful_step_count=50, deadline=None)
 TestHostileWorld = pytest.mark.catalogue("LC-014", "LC-082", "LC-050", "RT-037", "LC-109")(World.TestCase)

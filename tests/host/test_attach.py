@@ -248,7 +248,7 @@ async def test_each_request_and_reply_is_shown(attached: Attached) -> None:
     sent, got = attached.lines
     assert sent.endswith("> POST /2018-06-01/runtime/invocation/none/response (5 bytes)")
     assert got.split("< ")[1].startswith("400 (")
-    assert got.endswith('{"errorMessage": "Invalid request ID", "errorType": "InvalidRequestID"}')
+    assert got.endswith('{"errorMessage":"Invalid request ID","errorType":"InvalidRequestID"}')
 
 
 async def test_what_a_runtime_needs_is_exported(attached: Attached) -> None:

@@ -99,6 +99,17 @@ class Ledger:
     def diagnosis(self, text: str, request_id: str | None) -> None:
         self._add(self._clock.now(), self._clock.wall(), "sandbox.diagnosis", text, request_id, len(text) + _RECORD)
 
+    def moment(self, type_: str) -> None:
+        """Something that has no more to say than when it was: sandbox.freeze, sandbox.thaw."""
+        now = self._clock.now()
+        self._add(now, now + self._wall_offset, type_, {}, self._current, _RECORD)
+
+    def refusal(self, method: str, target: str, status: int, error_type: str, message: str, extension: str | None) -> None:
+        """A request that got an error for an answer."""
+        record = {"method": method, "target": target, "status": status, "errorType": error_type, "message": message}
+        now = self._clock.now()
+        self._add(now, now + self._wall_offset, "sandbox.refused", record, self._current, _RECORD, extension)
+
     def mistake(self, what: str, error: BaseException) -> None:
         """A mistake of our own. The journal gets where it happened; a person gets a sentence."""
         trace = "".join(traceback.format_exception(error))

@@ -14,7 +14,7 @@ from sandbox.clock import Clock
 from sandbox.core import errors
 from sandbox.core.effects import EVERYONE, Signal
 from sandbox.core.events import RUNTIME, Event, Exited, Gone, MemoryExceeded, SpawnFailed
-from sandbox.core.limits import FILE_DESCRIPTORS, MIB, Limits
+from sandbox.core.limits import FILE_DESCRIPTORS, MEMORY_SAMPLE_MAX, MIB, Limits
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.runtimes import EntrypointError, Plan
 from sandbox.process.launcher import Ended, Program, Tree, make_tree
@@ -30,13 +30,14 @@ _LOG_FD = "_LAMBDA_TELEMETRY_LOG_FD"
 class _Process:
     """One process of one generation."""
 
-    __slots__ = ("ended", "generation", "kill_at_birth", "outputs", "pid")
+    __slots__ = ("ended", "generation", "kill_at_birth", "measured_at", "outputs", "peak", "pid")
 
     def __init__(self, generation: int, outputs: list[Output]) -> None:
         self.generation = generation
         self.outputs = outputs
         self.pid = 0
         self.kill_at_birth = False
+        self.measured_at, self.peak = -MEMORY_SAMPLE_MAX, 0  # of its memory, and what that was, in bytes
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -60,7 +61,7 @@ class Processes:
         self._tree: Tree = make_tree()
         self._processes: dict[str, _Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._generation = 0
+        self.generation = 0  # the machine's: whose death Gone tells of
         self._devnull = -1
         self._plan: Plan
         self._ledger: Ledger
@@ -78,11 +79,16 @@ class Processes:
         return self.memory.measured_peak()
 
     def peak_of(self, who: str) -> int | None:
-        """The most memory, in bytes, that one process ever had resident, with what its children have now; None if unknown."""
+        """The most memory, in bytes, that one process ever had resident, with what its children have; None if unknown."""
         process = self._processes.get(who)
         if process is None or not process.pid or process.ended.done():
             return None
-        return resident(process.pid)[1] + sum(resident(child)[0] for child in descendants(process.pid))
+        now = self._clock.now()
+        if now - process.measured_at > MEMORY_SAMPLE_MAX:  # reading takes as long as a small invoke
+            process.measured_at = now
+            children = sum(resident(child)[0] for child in descendants(process.pid))
+            process.peak = max(process.peak, resident(process.pid)[1] + children)
+        return process.peak
 
     def begin(self, plan: Plan, ledger: Ledger) -> None:
         """What to start, and where its output goes; before the first Spawn."""
@@ -102,7 +108,6 @@ class Processes:
     # ── effects ──
 
     def spawn(self, who: str, generation: int) -> None:
-        self._generation = generation
         self._later(self._spawn(who, generation))
 
     def signal(self, effect: Signal) -> None:
@@ -115,7 +120,7 @@ class Processes:
                     self._tree.thaw()
                     self.memory.run()
                 case "KILL":
-                    self._later(self._kill_everyone(self._generation))
+                    self._later(self._kill_everyone(self.generation))
         elif (process := self._processes.get(effect.who)) is not None:
             if process.pid:
                 self._tree.signal(process.pid, _SIGNALS[effect.name])
@@ -234,7 +239,7 @@ class Processes:
                 output.close()
 
     def _memory_exceeded(self, used: int) -> None:
-        self._feed(MemoryExceeded(self._generation))
+        self._feed(MemoryExceeded(self.generation))
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

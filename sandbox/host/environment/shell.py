@@ -23,6 +23,7 @@ from sandbox.core.events import ClientGone, Event, Invoke, Shutdown, Start, Time
 from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import STREAM_LIMIT, Limits
 from sandbox.core.machine import Machine
+from sandbox.core.states import Phase
 from sandbox.core.subscription import Subscription
 from sandbox.host.environment.answers import UNHANDLED, content_type, error_document, error_type_in, take_answer
 from sandbox.host.environment.diagnosis import init_hint
@@ -40,6 +41,7 @@ from sandbox.telemetry.hub import Telemetry
 from sandbox.telemetry.journal import Journal, Record
 from sandbox.telemetry.senders import dial_loopback
 from sandbox.wire.extensions_api import Call, ExtensionsApi
+from sandbox.wire.http1 import Exchange
 from sandbox.wire.runtime_api import InvocationEvent, RuntimeApi, error_payload
 
 
@@ -129,6 +131,7 @@ class Environment:
             take = self._telemetry.take
             self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan, peak, take)
             self.machine.externals = self.plan.extensions
+            self._api.on_refusal = self._refused
             self._processes.begin(self.plan, self._ledger)
             self._explainer = Explainer(self.function, self.plan, self._ledger, self._processes, self._api, self._extensions)
         except BaseException:
@@ -269,8 +272,12 @@ class Environment:
     def _deliver_shutdown(self, effect: fx.DeliverShutdown) -> None:
         if not self._extensions.deliver_shutdown(effect.conn, effect.reason, self._epoch_ms(effect.deadline)):
             self._inbox.append(ClientGone(effect.conn))
-        # TL-041. A little later: there are extensions that only then wait for one more batch, the last platform.report in it.
-        self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._telemetry.flush)
+        self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._last_telemetry)
+
+    def _last_telemetry(self) -> None:
+        """TL-041. A little after SHUTDOWN: some extensions only then wait for a batch, with the last platform.report in it."""
+        self._telemetry.thaw()
+        self._telemetry.flush()
 
     def _accept(self, effect: fx.Accept) -> None:
         exchange = self._api.exchange(effect.conn)
@@ -299,6 +306,12 @@ class Environment:
         if exchange is not None and isinstance(exchange.note, Call):
             message = self._extensions.exact(exchange.note, message)
         self._api.refuse(effect.conn, effect.status, effect.error_type, message)
+
+    def _refused(self, exchange: Exchange, status: int, error_type: str, message: str) -> None:
+        call = exchange.note
+        name = call.name if isinstance(call, Call) else None
+        asked = (exchange.method.decode(), exchange.target.decode("latin-1"))
+        self._ledger.refusal(*asked, status, error_type, message, name)
 
     def _begun(self, effect: fx.Begun) -> None:
         """A body is on its way: a caller who streams gets it as it comes."""
@@ -384,6 +397,7 @@ class Environment:
             self._drained = False
         elif effect.type == "platform.initStart":
             self._init_error = None
+            self._processes.generation = self.machine.generation
             self._extensions.begin()
             self._telemetry.begin()
         elif effect.type == "platform.start" and job is not None:
@@ -393,8 +407,6 @@ class Environment:
             return
         self._ledger.emit(effect, job)
         if effect.type == "platform.report" and job is not None:
-            if effect.record["status"] != "success":
-                self._telemetry.flush()  # TL-039: a stream has ended
             self._finish(job)
 
     def _emit_ours(self, effect: fx.Emit) -> None:
@@ -402,6 +414,7 @@ class Environment:
         if effect.type == "sandbox.failure":
             self._ledger.emit(effect, None)
             self._explain(effect.record)
+            self._telemetry.flush()  # TL-039: the last lines go out; the report follows when SHUTDOWN has been given
         elif effect.type == "sandbox.extensions":
             self._ledger.costs(effect, self._processes.peak_of, self._telemetry.standing)
         elif effect.type == "sandbox.windDown":
@@ -416,8 +429,11 @@ class Environment:
         if effect.who != fx.EVERYONE:
             return
         if effect.name == "CONT":
-            self._telemetry.thaw()
+            self._ledger.moment("sandbox.thaw")
+            if self.machine.phase is not Phase.SHUTDOWN:
+                self._telemetry.thaw()
         elif effect.name == "STOP":
+            self._ledger.moment("sandbox.freeze")
             self._telemetry.freeze()  # it waits for no subscriber
             if self._on_idle is not None:
                 self._on_idle(self)
