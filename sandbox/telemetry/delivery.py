@@ -41,13 +41,20 @@ class Standing(NamedTuple):
 
 
 class _Batch:
-    __slots__ = ("attempts", "events", "since", "size")
+    """tells: how many of its events are platform.logsDropped; lost, lost_size: what these tell of, less themselves."""
 
-    def __init__(self, events: list[bytes], size: int) -> None:
-        self.events = events
-        self.size = size
+    __slots__ = ("attempts", "events", "lost", "lost_size", "since", "size", "tells")
+
+    def __init__(self) -> None:
+        self.events: list[bytes] = []
+        self.size = 0  # of the events, in bytes
+        self.tells = self.lost = self.lost_size = 0
         self.attempts = 0
         self.since = 0.0  # thawed seconds at its first attempt
+
+    @property
+    def cost(self) -> int:
+        return self.size + TELEMETRY_RECORD_COST * len(self.events)
 
 
 class ThawedTime:
@@ -135,14 +142,14 @@ class Subscriber:
         self._time = time
         self._limits = limits
         self._tell_dropped = dropped
-        self._events: list[bytes] = []  # the batch that is being filled
-        self._size = 0
+        self._filling = _Batch()
         self._queue: deque[_Batch] = deque()
         self._backlog = 0  # bytes that wait, in all of them
         self._most = TELEMETRY_BACKLOG * subscription.max_bytes
         self._lost = self._lost_bytes = 0
         self._reason = SLOW
         self._sending: _Batch | None = None
+        self._going_on = False  # _send_next is at work: a sender that answers at once does not call it again
         self._flush_timer: ThawedTimer | None = None
         self._retry_timer: ThawedTimer | None = None
         self._answer_timer: ThawedTimer | None = None
@@ -150,7 +157,7 @@ class Subscriber:
         self._closed = False
 
     def standing(self) -> Standing:
-        waiting = len(self._events) + sum(len(batch.events) for batch in self._queue)
+        waiting = len(self._filling.events) + sum(len(batch.events) for batch in self._queue)
         return Standing(self._delivered, self._dropped + self._lost, waiting, self._batches, self._retries)
 
     def add(self, event: bytes, *, platform: bool) -> None:
@@ -158,6 +165,8 @@ class Subscriber:
         most = self._most * _PLATFORM_RESERVE if platform else self._most
         if self._backlog + len(event) > most:
             self._lose(1, len(event), SLOW)
+            if not self._queue:
+                self._tell()  # it is too large by itself: nothing else will go and make room
             return
         if self._lost:
             self._tell()
@@ -169,7 +178,7 @@ class Subscriber:
 
     def pending(self) -> list[bytes]:
         """What has not been delivered, in order."""
-        return [event for batch in self._queue for event in batch.events] + self._events
+        return [event for batch in self._queue for event in batch.events] + self._filling.events
 
     def lose(self, records: int, size: int) -> None:
         """Records that it would have got, and that are gone."""
@@ -191,12 +200,13 @@ class Subscriber:
     # ── the buffer ──
 
     def _append(self, event: bytes) -> None:
-        if self._events and self._size + len(event) > self.subscription.max_bytes:
+        if self._filling.events and self._filling.size + len(event) > self.subscription.max_bytes:
             self._seal()
-        self._events.append(event)
-        self._size += len(event)
+        filling = self._filling
+        filling.events.append(event)
+        filling.size += len(event)
         self._backlog += len(event) + TELEMETRY_RECORD_COST
-        if len(self._events) >= self.subscription.max_items or self._size >= self.subscription.max_bytes:
+        if len(filling.events) >= self.subscription.max_items or filling.size >= self.subscription.max_bytes:
             self._seal()
         elif self._flush_timer is None:
             self._flush_timer = self._time.after(self.subscription.timeout_ms / 1000, self._seal)
@@ -206,9 +216,9 @@ class Subscriber:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        if self._events:
-            self._queue.append(_Batch(self._events, self._size + TELEMETRY_RECORD_COST * len(self._events)))
-            self._events, self._size = [], 0
+        if self._filling.events:
+            self._queue.append(self._filling)
+            self._filling = _Batch()
         self._send_next()
 
     def _lose(self, records: int, size: int, reason: str) -> None:
@@ -221,19 +231,32 @@ class Subscriber:
         lost = Dropped(self._lost, self._lost_bytes, self._reason)
         self._dropped += self._lost
         self._lost = self._lost_bytes = 0
-        self._append(self._tell_dropped(lost))
+        event = self._tell_dropped(lost)
+        if self._filling.size + len(event) > self.subscription.max_bytes:
+            self._seal()
+        filling = self._filling
+        filling.tells, filling.lost = filling.tells + 1, filling.lost + lost.records
+        filling.lost_size += lost.size - len(event)
+        self._append(event)
 
     # ── sending ──
 
     def _send_next(self) -> None:
-        if self._sending is not None or self._retry_timer is not None or not self._queue or self._time.frozen or self._closed:
+        if self._going_on:
             return
-        batch = self._sending = self._queue[0]
-        if batch.attempts == 0:
-            batch.since = self._time.now()
-        batch.attempts += 1
-        self._answer_timer = self._time.after(self._limits.telemetry_answer, self._no_answer)
-        self._sender.send(batch.events, self._answered)
+        self._going_on = True
+        while self._may_send():
+            batch = self._sending = self._queue[0]
+            if batch.attempts == 0:
+                batch.since = self._time.now()
+            batch.attempts += 1
+            self._answer_timer = self._time.after(self._limits.telemetry_answer, self._no_answer)
+            self._sender.send(batch.events, self._answered)
+        self._going_on = False
+
+    def _may_send(self) -> bool:
+        busy = self._sending is not None or self._retry_timer is not None
+        return bool(self._queue) and not busy and not self._time.frozen and not self._closed
 
     def _no_answer(self) -> None:
         self._sender.abort()
@@ -251,7 +274,8 @@ class Subscriber:
             self._batches += 1
             self._leave(batch)
         elif self._time.now() - batch.since >= self._limits.telemetry_retry:
-            self._lose(len(batch.events), batch.size - TELEMETRY_RECORD_COST * len(batch.events), UNTAKEN)
+            self._dropped -= batch.lost  # they are told of anew
+            self._lose(len(batch.events) - batch.tells + batch.lost, batch.size + batch.lost_size, UNTAKEN)
             self._leave(batch)
         else:
             self._retries += 1
@@ -264,7 +288,7 @@ class Subscriber:
 
     def _leave(self, batch: _Batch) -> None:
         self._queue.popleft()
-        self._backlog -= batch.size
+        self._backlog -= batch.cost
 
     def _again(self) -> None:
         self._retry_timer = None

@@ -612,6 +612,20 @@ def test_help_of_a_verb_names_only_options_that_are_understood(main: Sandbox, ap
         assert understood == (option in text)
 
 
+def test_the_log_in_json_with_levels(main: Sandbox, app: Path) -> None:
+    done = main("invoke", app, *PYTHON, "app.echo", "--log-format", "json", "--system-log-level", "info")
+    lines = done.err.splitlines()
+    assert [json.loads(line)["type"] for line in lines if line.startswith('{"time"')] == [
+        "platform.initStart",
+        "platform.start",
+        "platform.report",
+    ]
+    assert "in the handler" in lines
+    refused = main("invoke", app, *PYTHON, "app.echo", "--log-level", "debug")
+    assert refused.code == 2
+    assert "only with log format JSON" in refused.err
+
+
 def test_version(sandbox: Sandbox) -> None:
     from sandbox import __version__
 
