@@ -57,14 +57,19 @@ async def warm(function: Function, seconds: float) -> tuple[float, float, float]
     return len(took) / (at - start), statistics.median(took) * 1e6, used / len(took) * 1e6
 
 
-async def cost(rounds: int, seconds: float) -> None:
-    build()
+def build_layer() -> str:
     target = BUILD / "layer" / "extensions"
     target.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cc", "-O2", "-pthread", "-o", str(target / "probe"), str(HERE / "extension.c")], check=True)
+    return str(target.parent)
+
+
+async def cost(rounds: int, seconds: float) -> None:
+    build()
+    layer = build_layer()
     async with Host() as host:
         functions = {
-            name: await host.deploy(BUILD, environment=variables or {}, layers=(str(target.parent),) if variables is not None else ())
+            name: await host.deploy(BUILD, environment=variables or {}, layers=(layer,) if variables is not None else ())
             for name, variables in VARIANTS.items()
         }
         results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in functions}

@@ -46,6 +46,7 @@ def findings(folders: Sequence[str] = ()) -> list[Finding]:
         Finding("memory limit", True, f"a watchdog over resident memory ({_memory_source()})"),
         *(_runtime(language, interpreters.installed(language)) for language in LANGUAGES),
         _names(),
+        _ready_extensions(),
         bash(),
     ]
 
@@ -57,6 +58,14 @@ def _names() -> Finding:
     if resolves():
         return Finding("telemetry names", True, "sandbox.localdomain is known here")
     return Finding("telemetry names", False, f"extensions that listen at sandbox.localdomain by name cannot: {NAMES_HINT}")
+
+
+def _ready_extensions() -> Finding:
+    from sandbox.assets import asset
+
+    folder = asset("extensions")
+    names = sorted(path.name for path in folder.iterdir() if (path / "extensions").is_dir())
+    return Finding("ready extensions", True, f"{', '.join(names)}: --layer {folder}/NAME")
 
 
 def _runtime(language: Language, here: list[Interpreter]) -> Finding:

@@ -55,6 +55,7 @@ class Ending(MachineState):
             self.polls.clear()
             for agent in self.extensions.values():
                 if not agent.external and agent.alive:
+                    agent.last_state = agent.state
                     self._extension_moves(agent, ExtensionMove.EXIT)  # they lived in that process
             self._after_death(now, Fatal(errors.EXIT_ERROR, errors.exit_message(event.code, event.signal), who=RUNTIME))
             return

@@ -52,6 +52,7 @@ TELEMETRY_HISTORY: Final = 1 * MIB  # ours: the output of one Init that is kept 
 TELEMETRY_ANSWER: Final = 64 * 1024  # ours: a longer answer of a subscriber is not read
 EXTENSION_BODY: Final = 64 * 1024  # ours: a request to the Extensions or Telemetry API
 EXTENSION_ERROR_TYPE: Final = 256  # ours: characters kept of an error type that an extension reports
+EXTENSION_ERROR_MESSAGE: Final = 400  # ours: characters of its message that an explanation shows
 HELD_OPEN_MS: Final = 10.0  # ours: the log names the extension that held the environment open longer than this
 
 # Measuring (ours)
@@ -64,6 +65,7 @@ MEMORY_FRESH: Final = 0.020  # a REPORT uses a measurement at most this old
 LOG_LINE_LIMIT: Final = 256 * 1024  # a longer line is split; the size of one CloudWatch Logs event
 LOG_FRAME_LIMIT: Final = 8 * MIB  # a length beyond this is no frame's; a long record is split as a long line is
 RESULT_LOG_LIMIT: Final = 4 * MIB  # the newest part of an invocation's log that its result keeps
+LAST_REFUSALS: Final = 5  # how many refused requests an error quotes
 LAST_OUTPUT_LINES: Final = 20  # users.md row 19: how many lines an error quotes
 
 

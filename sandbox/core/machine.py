@@ -157,9 +157,11 @@ class Machine(Extending):
 
     def _refuse_extensions(self, now: float) -> None:
         """EX-010: more files in /opt/extensions than there may be extensions."""
-        for name in self.externals[EXTENSIONS:]:
-            self._extension_moves(self.extensions[name], ExtensionMove.LAUNCH_FAILED)
-            self.extensions[name].error_type = "TooManyExtensions"
+        for name in self.externals[:EXTENSIONS]:
+            del self.extensions[name]  # they are not started either
+        for agent in self.extensions.values():
+            self._extension_moves(agent, ExtensionMove.LAUNCH_FAILED)
+            agent.error_type, agent.ended, agent.exit = "TooManyExtensions", now, "ErrTooManyExtensions"
         self._fatal(now, Fatal(errors.EXTENSION_LAUNCH, "ErrTooManyExtensions", who=self.externals[EXTENSIONS]))
 
     def _maybe_start_runtime(self) -> None:

@@ -74,7 +74,9 @@ class ExtensionAgent:
     def farewell(self, now: float, began: float) -> dict[str, Any]:
         """How it took the end of its generation: whether it was told, how it ended, and when (ms from the beginning)."""
         at = self.ended if self.ended is not None else now
-        return {"name": self.name, "told": self.told, "exit": self.exit, "ms": milliseconds(max(0.0, at - began))}
+        record: dict[str, Any] = {"name": self.name, "state": self.state.value, "registered": self.registered}
+        record |= {"events": sorted(self.events), "told": self.told, "exit": self.exit}
+        return record | {"ms": milliseconds(max(0.0, at - began))}
 
     def record(self) -> dict[str, Any]:
         """platform.extension (TL-081)."""

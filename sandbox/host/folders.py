@@ -25,8 +25,9 @@ def make_folder() -> tuple[Path, int]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     for name in ("tmp", "task", "opt"):
         (folder / name).mkdir()
-    lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = os.open(folder / "lock.new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    (folder / "lock.new").rename(folder / "lock")  # only now can another host's sweep see it: it finds it held
     return folder, lock
 
 

@@ -139,9 +139,12 @@ def plan(
 
 
 def _extensions(folder: Path) -> tuple[str, ...]:
-    """EX-001: every file in /opt/extensions, symbolic links to files included, in the order of their names."""
+    """EX-001: every file in /opt/extensions in the order of their names; symbolic links, too, unless to folders.
+
+    A link that leads nowhere cannot be started, and is told so.
+    """
     try:
-        return tuple(sorted(file.name for file in folder.iterdir() if file.is_file()))
+        return tuple(sorted(file.name for file in folder.iterdir() if not file.is_dir()))
     except (FileNotFoundError, NotADirectoryError):  # EX-003
         return ()
 

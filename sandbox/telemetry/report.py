@@ -54,18 +54,34 @@ def _listed(name: str, values: list[str]) -> str:
 
 def _wind_down(body: dict[str, Any]) -> list[str]:
     """How Reset or Shutdown went: who was told, who ended how, who had to be killed."""
-    head = f"sandbox: {body['phase']} ({body['reason']}): {body['durationMs']:.0f} ms of {body['windowMs']:.0f} ms"
+    budget = f"of {body['windowMs']:.0f} ms" if body["windowMs"] else "(killed at once: no extension had registered)"
+    head = f"sandbox: {body['phase']} ({body['reason']}): {body['durationMs']:.0f} ms {budget}"
     if body["runtimeMs"] is not None:
         head += f"; the runtime ended after {body['runtimeMs']:.0f} ms"
     lines = [head]
     for extension in body["extensions"]:
-        how = extension["exit"] or "killed at the end"
-        told = "given SHUTDOWN" if extension["told"] else "not given SHUTDOWN"
-        line = f"sandbox:   extension {extension['name']}: {told}, {how} after {extension['ms']:.0f} ms"
+        line = f"sandbox:   extension {extension['name']}: {_end_of(extension)}"
         if undelivered := extension.get("telemetry", {}).get("undeliveredRecords"):
             line += f"; {undelivered} telemetry records were not delivered"
         lines.append(line)
     return lines
+
+
+def _end_of(extension: dict[str, Any]) -> str:
+    """How one extension ended, and why it was not given SHUTDOWN, or what it made of it."""
+    how = f"{extension['exit'] or 'killed'} after {extension['ms']:.0f} ms"
+    if extension["state"] == "LaunchError":
+        return f"had not started: {extension['exit']}"
+    if not extension["told"] and extension["ms"] == 0:
+        return f"had ended before: {extension['exit']}"
+    if extension["told"]:
+        killed = extension["exit"] == "signal: killed"
+        return f"given SHUTDOWN, {'did not exit: ' if killed else ''}{how}"
+    if not extension["registered"]:
+        return f"had not registered, {how}"
+    if "SHUTDOWN" not in extension["events"]:
+        return f"had not asked for SHUTDOWN, {how}"
+    return f"did not poll for SHUTDOWN, {how}"
 
 
 def _report(body: dict[str, Any]) -> str:

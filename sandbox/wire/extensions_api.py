@@ -16,7 +16,7 @@ from typing import Any, Final
 from sandbox.core.errors import Refused
 from sandbox.core.events import Event, ExtensionError, Next, Register, Subscribe
 from sandbox.core.function import ACCOUNT, FunctionConfig
-from sandbox.core.limits import EXTENSION_BODY, EXTENSION_ERROR_TYPE
+from sandbox.core.limits import EXTENSION_BODY, EXTENSION_ERROR_MESSAGE, EXTENSION_ERROR_TYPE
 from sandbox.core.subscription import LOGS, TELEMETRY, Subscription, parse
 from sandbox.wire.http1 import JSON, Exchange
 from sandbox.wire.runtime_api import LastCall, RuntimeApi
@@ -29,11 +29,13 @@ _UUID: Final = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
 @dataclass(slots=True)
 class Call(LastCall):
-    """The handler's note on an exchange with an extension. subscription: what it will have if it is let in."""
+    """The handler's note on an exchange with an extension. subscription: what it will have if it is let in; reported: what
+    the body of an error says."""
 
     name: str = ""
     identifier: str | None = None
     subscription: Subscription | None = None
+    reported: str | None = None
 
 
 class ExtensionsApi:
@@ -60,7 +62,7 @@ class ExtensionsApi:
         self._names.clear()
         self._calls.clear()
 
-    def last_call(self, name: str) -> LastCall | None:
+    def last_call(self, name: str) -> Call | None:
         """The newest request of an extension, by the name that it gave itself."""
         return self._calls.get(name)
 
@@ -144,6 +146,7 @@ class ExtensionsApi:
         if not error_type:
             raise Refused(403, "Extension.MissingHeader", "Lambda-Extension-Function-Error-Type not found")
         call = self._caller(exchange, "Unknown Lambda-Extension-Identifier")
+        call.reported = f"{error_type[:EXTENSION_ERROR_TYPE]}{_error_message(exchange.body)}"
         self._api.park(exchange)
         self._feed(ExtensionError(exchange.number, call.name, error_type[:EXTENSION_ERROR_TYPE], exiting))
 
@@ -213,13 +216,27 @@ def _events(body: bytes) -> frozenset[str]:
 def _document(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(error.doc.rstrip())
+        text = "unexpected end of JSON input" if cut else f"The body is not JSON: {error}"
+        raise Refused(403, "InvalidRequestFormat", text) from None  # EX-031
     except (ValueError, RecursionError) as error:
-        raise Refused(403, "InvalidRequestFormat", f"The body is not JSON: {error}") from None  # EX-031
+        raise Refused(403, "InvalidRequestFormat", f"The body is not JSON: {error}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise Refused(403, "InvalidRequestFormat", "The body is not a JSON object")
     return {key.lower(): value for key, value in document.items()}  # the service's decoder does not look at their case
+
+
+def _error_message(body: bytes) -> str:
+    """What an error's body says, if it says something (EX-067: it may be anything)."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    message = document.get("errorMessage") if isinstance(document, dict) else None
+    return f": {message[:EXTENSION_ERROR_MESSAGE]}" if isinstance(message, str) and message else ""
 
 
 def compact(document: dict[str, Any]) -> bytes:

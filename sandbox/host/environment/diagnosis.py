@@ -8,6 +8,7 @@ import shlex
 import shutil
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ class Party(NamedTuple):
     """Somebody that a failure happened to, or that was waited for: "runtime", or an extension's name.
 
     state: of the machine's tables. last_lines: the newest output of its process. source: what its program was copied from.
+    reported: the error that it has posted itself. refusals: requests of its own, or of somebody unknown, that were refused.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Party(NamedTuple):
     program: str | None = None
     source: Source | None = None
     command: str | None = None
+    reported: str | None = None
+    refusals: Sequence[str] = ()
 
     @property
     def is_runtime(self) -> bool:
@@ -40,7 +44,13 @@ class Party(NamedTuple):
 
     @property
     def called(self) -> str:
-        return "runtime" if self.is_runtime else f"extension {self.name}"
+        return RUNTIME if self.is_runtime else f"extension {self.name}"
+
+    @property
+    def never_called(self) -> str:
+        if self.is_runtime:
+            return "the runtime never called the Runtime API"
+        return f"{self.called} never called the Extensions API"
 
 
 class Scene(NamedTuple):
@@ -76,20 +86,23 @@ def explain(scene: Scene) -> str:
     for party in scene.parties:
         if party.command:
             lines.append(f"  process: {party.called}: {party.command}")
+        if party.reported:
+            lines.append(f"  it reported: {party.reported}")
+        if scene.error_type == errors.EXTENSION_LAUNCH:
+            continue  # it has done nothing yet
         if party.last_call is not None:
             status = party.last_call.status
             reply = f"answered {status}" if status is not None else "not answered: it is waiting"
             lines.append(f"  last API call: {party.last_call.method} {party.last_call.target} ({reply})")
         else:
-            lines.append(f"  last API call: none: the {party.called} never called {_API[party.is_runtime]}")
+            none = "none by its name, but see what was refused" if party.refusals else f"none: {party.never_called}"
+            lines.append(f"  last API call: {none}")
+        lines += [f"  refused: {refusal}" for refusal in party.refusals]
         if party.last_lines:
             lines.append("  last output:")
             lines += [f"    {line[:400]}" for line in party.last_lines]
     lines += [f"  what to do: {hint}" for hint in hints(scene)]
     return "\n".join(f"sandbox: {line}" for line in lines)
-
-
-_API: Final = {True: "the Runtime API", False: "the Extensions API"}
 
 
 def hints(scene: Scene) -> list[str]:
@@ -158,7 +171,10 @@ def extension_hints(scene: Scene, party: Party) -> list[str]:
     if scene.message == "ErrTooManyExtensions":
         return [f"an environment takes {EXTENSIONS} extensions: leave some files out of the layers' extensions/ folders"]
     if scene.error_type == errors.EXTENSION_LAUNCH:
-        return entrypoint_hints(party.program, party.source) or [f"see whether it runs by hand: {party.source}"]
+        found = entrypoint_hints(party.program, party.source) or [f"see whether it runs by hand: {party.source}"]
+        return [*found, f"if {party.name} is no extension: every file in extensions/ is started as one; put it elsewhere"]
+    if party.reported is not None and scene.error_type in (errors.EXTENSION_INIT, errors.EXTENSION_EXIT):
+        return [f"extension {party.name} gave up by itself, with this error: see its output above, and its settings"]
     text = "\n".join(party.last_lines)
     found = []
     if ("sandbox.localdomain" in text or "sandbox" in text) and any(word in text for word in _UNRESOLVED) and not resolves():

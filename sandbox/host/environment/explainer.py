@@ -39,7 +39,8 @@ class Explainer:
         """The text about a record sandbox.failure. deliveries: how often the event was given to the runtime."""
         what = (failure["errorType"], failure["message"], failure["who"], *failure["awaited"])
         if what == self._last and failure["phase"] == "init":
-            return f"sandbox: {what[0]} in Init, again: {what[1]}"
+            whose = f"extension {what[2]}: " if what[2] not in (None, RUNTIME) else ""
+            return f"sandbox: {what[0]} in Init, again: {whose}{what[1]}"
         self._last = what
         names = [failure["who"]] if failure["who"] is not None else failure["awaited"] or [RUNTIME]
         function, plan = self._function, self._plan
@@ -66,8 +67,11 @@ class Explainer:
             shown = str(plan.source(command, code) or "")
             return Party(name, machine.runtime.value, self._api.last_call, lines, program, plan.source(program, code), shown)
         agent, call = machine.extensions[name], self._extensions.last_call(name)
-        state = (agent.last_state or agent.state).value
+        state, reported = (agent.last_state or agent.state).value, call.reported if call is not None else None
+        refusals = self._ledger.refusals(name)
         if not agent.external:
-            return Party(name, state, call, lines, None, None, "internal: it lives in the runtime's process")
+            shown = "internal: it lives in the runtime's process"
+            return Party(name, state, call, lines, None, None, shown, reported, refusals)
         program = plan.extension(name).file
-        return Party(name, state, call, lines, program, plan.source(program, code), f"/opt/extensions/{name}")
+        source = plan.source(program, code)
+        return Party(name, state, call, lines, program, source, f"/opt/extensions/{name}", reported, refusals)

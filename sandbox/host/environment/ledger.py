@@ -14,7 +14,7 @@ from sandbox.clock import Clock
 from sandbox.core.effects import Emit
 from sandbox.core.events import RUNTIME
 from sandbox.core.function import FunctionConfig
-from sandbox.core.limits import LAST_OUTPUT_LINES, MIB, RESULT_LOG_LIMIT
+from sandbox.core.limits import LAST_OUTPUT_LINES, LAST_REFUSALS, MIB, RESULT_LOG_LIMIT
 from sandbox.core.parties import milliseconds
 from sandbox.host.environment.job import Job
 from sandbox.host.result import Account
@@ -63,6 +63,7 @@ class Ledger:
         self._invoke_at = 0.0
         self._extensions: dict[str, Any] | None = None  # what they cost, of the invoke that is being closed
         self._last_lines: dict[str, deque[str]] = {}
+        self._refusals: deque[tuple[str | None, str]] = deque(maxlen=LAST_REFUSALS)
 
     # ── what is written ──
 
@@ -109,6 +110,11 @@ class Ledger:
         record = {"method": method, "target": target, "status": status, "errorType": error_type, "message": message}
         now = self._clock.now()
         self._add(now, now + self._wall_offset, "sandbox.refused", record, self._current, _RECORD, extension)
+        self._refusals.append((extension, f"{method} {target}: {status} {error_type}: {message}"))
+
+    def refusals(self, extension: str) -> list[str]:
+        """The newest refusals of this generation that an extension got, or somebody whom nobody knows."""
+        return [text for name, text in self._refusals if name in (None, extension)]
 
     def mistake(self, what: str, error: BaseException) -> None:
         """A mistake of our own. The journal gets where it happened; a person gets a sentence."""
@@ -179,6 +185,7 @@ class Ledger:
         if self._runtime_version is not None:
             record["runtimeVersion"] = self._runtime_version
         self._last_lines.clear()
+        self._refusals.clear()
 
     def _add(
         self,

@@ -30,13 +30,13 @@ _LOG_FD = "_LAMBDA_TELEMETRY_LOG_FD"
 class _Process:
     """One process of one generation."""
 
-    __slots__ = ("ended", "generation", "kill_at_birth", "measured_at", "outputs", "peak", "pid")
+    __slots__ = ("at_birth", "ended", "generation", "measured_at", "outputs", "peak", "pid")
 
     def __init__(self, generation: int, outputs: list[Output]) -> None:
         self.generation = generation
         self.outputs = outputs
         self.pid = 0
-        self.kill_at_birth = False
+        self.at_birth: list[int] = []  # signals that came before its process did
         self.measured_at, self.peak = -MEMORY_SAMPLE_MAX, 0  # of its memory, and what that was, in bytes
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -124,18 +124,18 @@ class Processes:
         elif (process := self._processes.get(effect.who)) is not None:
             if process.pid:
                 self._tree.signal(process.pid, _SIGNALS[effect.name])
-            elif effect.name == "KILL":
-                process.kill_at_birth = True
+            else:
+                process.at_birth.append(_SIGNALS[effect.name])
 
     def drain(self, *, end_lines: bool = False) -> None:
         """Reads what processes have printed up to this moment (DECISIONS "process output against events").
 
-        end_lines: text without a line feed is a line, too, and does not wait for the next invoke.
+        end_lines: text of the runtime without a line feed is a line, too, and does not wait for the next invoke.
         """
-        for process in self._processes.values():
+        for who, process in self._processes.items():
             for output in process.outputs:
                 output.drain()
-                if end_lines:
+                if end_lines and who == RUNTIME:
                     output.flush()
 
     # ── starting ──
@@ -168,8 +168,8 @@ class Processes:
                 self._ledger.spawned()
             program = Program(entry.file, entry.argv, env, self._plan.places.task, fds, limits)
             process.pid = await self._tree.spawn(program, lambda ended: self._ended(who, process, ended))
-            if process.kill_at_birth:
-                self._tree.signal(process.pid, signals.SIGKILL)
+            for signal in process.at_birth:
+                self._tree.signal(process.pid, signal)
         except EntrypointError as error:
             self.program, self.command = error.program, None
             self._failed(who, generation, str(error))

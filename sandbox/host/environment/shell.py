@@ -80,7 +80,7 @@ class Environment:
         self._take_work = take_work
         self._on_broken = on_broken
         self._api = self._make_api()
-        self._extensions = ExtensionsApi(self._api, self.feed, lambda: self._processes.drain(end_lines=True), function)
+        self._extensions = ExtensionsApi(self._api, self.feed, lambda: self._processes.drain(), function)
         self._telemetry = Telemetry(
             clock, self.limits, dial_loopback, json=function.log_format == "JSON", note_dropped=self._note_dropped
         )
