@@ -20,7 +20,7 @@ def record(type_: str, body: Any) -> Record:
     return Record(1, 0.0, 1_700_000_000.5, "environment", type_, body)
 
 
-@pytest.mark.catalogue("TL-105")
+@pytest.mark.catalogue("TL-105", "NF-022")
 @pytest.mark.parametrize(
     ("type_", "body", "level"),
     [

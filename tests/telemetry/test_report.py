@@ -57,7 +57,7 @@ def test_what_is_not_known_is_not_made_up() -> None:
     assert lines("platform.initStart", {}) == ["INIT_START Runtime Version: unknown\tRuntime Version ARN: unknown"]
 
 
-@pytest.mark.catalogue("TL-101")
+@pytest.mark.catalogue("TL-101", "NF-023")
 @pytest.mark.parametrize(
     ("body", "tail"),
     [

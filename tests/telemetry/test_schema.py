@@ -161,6 +161,7 @@ def wanted(type_: str, schema: str) -> dict[str, Any]:
 # ── the Telemetry API ──
 
 
+@pytest.mark.catalogue("NF-011", "NF-025")
 @pytest.mark.catalogue("TL-060", "TL-062", "TL-063", "TL-066", "TL-067", "TL-073", "TL-081", "TL-082", "TL-083", "TL-050")
 @pytest.mark.parametrize("schema", SCHEMAS[TELEMETRY])
 @pytest.mark.parametrize("type_", FIELDS)
