@@ -276,8 +276,9 @@ class Environment:
 
     def _last_telemetry(self) -> None:
         """TL-041. A little after SHUTDOWN: some extensions only then wait for a batch, with the last platform.report in it."""
-        self._telemetry.thaw()
-        self._telemetry.flush()
+        if self.machine.phase in (Phase.RESET, Phase.SHUTDOWN):  # by now another generation may be at work, or frozen
+            self._telemetry.thaw()
+            self._telemetry.flush()
 
     def _accept(self, effect: fx.Accept) -> None:
         exchange = self._api.exchange(effect.conn)
