@@ -10,6 +10,7 @@ import math
 from collections import deque
 from typing import Any, Final
 
+from sandbox.core import errors
 from sandbox.core.effects import Effect, Emit
 from sandbox.core.errors import InvariantError
 from sandbox.core.events import RUNTIME
@@ -123,7 +124,10 @@ class MachineState:
     def _report_runtime_init(self, now: float, status: str) -> None:
         if not self._runtime_reported:
             self._runtime_reported = True
-            self._emit("platform.initRuntimeDone", now, self._with_error(self._init_record(status=status), status))
+            record = self._with_error(self._init_record(status=status), status)
+            if status == "timeout":
+                record["errorType"] = errors.UNKNOWN  # TL-089
+            self._emit("platform.initRuntimeDone", now, record)
 
     def _report_init(self, now: float, status: str) -> None:
         self._report_runtime_init(now, status)

@@ -176,6 +176,18 @@ class Subscriber:
         """What is buffered goes out now, if the subscriber takes it (TL-039, TL-041)."""
         self._seal()
 
+    @property
+    def connecting(self) -> bool:
+        return self._sending is not None and self._sender.connecting
+
+    def succeed(self, before: Subscriber) -> None:
+        """Takes over what another one was not able to deliver, and its figures. That one is closed."""
+        self._lost, self._lost_bytes, self._reason = before._lost, before._lost_bytes, before._reason
+        self._delivered, self._dropped = before._delivered, before._dropped
+        self._batches, self._retries = before._batches, before._retries
+        for event in before.pending():
+            self._append(event)
+
     def pending(self) -> list[bytes]:
         """What has not been delivered, in order."""
         return [event for batch in self._queue for event in batch.events] + self._filling.events

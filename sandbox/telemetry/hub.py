@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sandbox.clock import Clock
 from sandbox.core.limits import TELEMETRY_HISTORY, TELEMETRY_RECORD_COST, Limits
-from sandbox.core.subscription import Subscription
-from sandbox.telemetry.delivery import SLOW, Dropped, Standing, Subscriber, ThawedTime
+from sandbox.core.subscription import SCHEMAS, TELEMETRY, Subscription
+from sandbox.telemetry.delivery import Dropped, Standing, Subscriber, ThawedTime
 from sandbox.telemetry.journal import Record
 from sandbox.telemetry.schema import Style, encode, kind_of
 from sandbox.telemetry.senders import Dial, make_sender
+
+_ANY_STYLE: Final = Style(TELEMETRY, SCHEMAS[TELEMETRY][-1])
 
 
 class _Seat(NamedTuple):
@@ -43,12 +45,12 @@ class Telemetry:
         self._seats: dict[str, _Seat] = {}
         self._history: list[Record] | None = None  # of this Init, for who subscribes later; None once it is over
         self._history_size = 0
-        self._lost = Dropped(0, 0, SLOW)
+        self._lost: dict[str, tuple[int, int]] = {}  # by kind: records and bytes of this Init that were not kept
 
     def begin(self) -> None:
         """A new generation's Init: subscriptions of the old one are over (LC-083)."""
         self.close()
-        self._history, self._history_size, self._lost = [], 0, Dropped(0, 0, SLOW)
+        self._history, self._history_size, self._lost = [], 0, {}
 
     def close(self) -> None:
         """No more deliveries."""
@@ -80,7 +82,8 @@ class Telemetry:
         assert self._history is not None
         size = len(record.record) + TELEMETRY_RECORD_COST if isinstance(record.record, str) else TELEMETRY_RECORD_COST
         if kind != "platform" and self._history_size + size > TELEMETRY_HISTORY:
-            self._lost = Dropped(self._lost.records + 1, self._lost.size + size, SLOW)
+            records, lost = self._lost.get(kind, (0, 0))
+            self._lost[kind] = (records + 1, lost + sum(len(event) for event in encode(record, _ANY_STYLE)))
             return
         self._history.append(record)
         self._history_size += size
@@ -100,16 +103,16 @@ class Telemetry:
         if before is not None:
             before.subscriber.close()
             if (before.style, before.types) == (style, subscription.types):  # it wants no more than it had
-                for event in before.subscriber.pending():
-                    subscriber.add(event, platform=True)
+                subscriber.succeed(before.subscriber)
                 return
         for record in self._history or ():
             kind = kind_of(record.type)
             if kind in subscription.types:
                 for event in encode(record, style):
                     subscriber.add(event, platform=kind == "platform")
-        if self._lost.records and {"function", "extension"} & set(subscription.types):
-            subscriber.lose(self._lost.records, self._lost.size)
+        for kind, (records, size) in self._lost.items():
+            if kind in subscription.types:
+                subscriber.lose(records, size)
 
     def freeze(self) -> None:
         """Nothing is sent from here on, and no time passes."""
@@ -124,6 +127,10 @@ class Telemetry:
         """All that is buffered goes out."""
         for seat in self._seats.values():
             seat.subscriber.flush()
+
+    def connecting(self) -> bool:
+        """Whether a batch waits for its connection: it will be on its way in a moment."""
+        return any(seat.subscriber.connecting for seat in self._seats.values())
 
     def standing(self, name: str) -> Standing | None:
         """The figures of one extension's subscription."""

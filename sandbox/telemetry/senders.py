@@ -32,6 +32,10 @@ class Sender(Protocol):
     def send(self, batch: Sequence[bytes], done: Done) -> None:
         """Sends it; `done` is called once with whether it was taken. Connects first, if it must."""
 
+    @property
+    def connecting(self) -> bool:
+        """Whether a batch waits for the connection to be made."""
+
     def abort(self) -> None:
         """Gives up what is on its way, connection included; `done` is not called any more."""
 
@@ -57,6 +61,10 @@ class _Connecting(asyncio.Protocol):
             self._write(self._transport)
         elif self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._connect())
+
+    @property
+    def connecting(self) -> bool:
+        return self._task is not None
 
     def abort(self) -> None:
         self._done, self._batch = None, ()

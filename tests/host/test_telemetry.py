@@ -706,9 +706,6 @@ async def test_a_crash_flushes_though_the_extension_does_not_poll(world: MakeWor
 
 
 @pytest.mark.catalogue("TL-039")
-@pytest.mark.xfail(
-    strict=True, reason="BUG: SHUTDOWN does not wait for the flush: without a connection yet, the batch comes after it"
-)
 async def test_a_crash_delivers_what_was_buffered_before_the_shutdown_event(world: MakeWorld) -> None:
     one = await world()
     agent, sink = await one.agent("agent", "SHUTDOWN"), await one.sink()
@@ -723,7 +720,6 @@ async def test_a_crash_delivers_what_was_buffered_before_the_shutdown_event(worl
 
 
 @pytest.mark.catalogue("TL-089")
-@pytest.mark.xfail(strict=True, reason="BUG: TL-089 wants Runtime.Unknown in initRuntimeDone of an Init that timed out")
 async def test_an_init_that_timed_out_is_unknown(world: MakeWorld) -> None:
     one = await world()
     await one.agent()
@@ -796,9 +792,6 @@ async def test_what_is_not_kept_for_a_later_subscriber_is_told_as_dropped(world:
 
 
 @pytest.mark.catalogue("TL-083")
-@pytest.mark.xfail(
-    strict=True, reason="BUG: the hub counts 200 bytes for each record that it has not kept, instead of the event's"
-)
 async def test_the_bytes_of_what_is_not_kept_are_those_of_its_events(world: MakeWorld) -> None:
     one = await flooded(world)
     agent, sink = await one.agent(), await one.sink()
@@ -811,9 +804,6 @@ async def test_the_bytes_of_what_is_not_kept_are_those_of_its_events(world: Make
 
 
 @pytest.mark.catalogue("TL-083")
-@pytest.mark.xfail(
-    strict=True, reason="BUG: lines of extensions that were not kept are told to one that wants the function's only"
-)
 async def test_nobody_is_told_of_losses_that_are_not_his(world: MakeWorld) -> None:
     one = await flooded(world)
     agent, sink = await one.agent(), await one.sink()
@@ -823,9 +813,6 @@ async def test_nobody_is_told_of_losses_that_are_not_his(world: MakeWorld) -> No
 
 
 @pytest.mark.catalogue("TL-015", "TL-083")
-@pytest.mark.xfail(
-    strict=True, reason="BUG: what a subscriber has lost, and was not told yet, is forgotten when it subscribes anew"
-)
 async def test_a_second_subscription_is_told_what_the_first_has_lost(world: MakeWorld, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     wait = f"#!/bin/sh\nwhile [ ! -e {gate} ]; do sleep 0.01; done\n"

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sandbox.clock import Clock, Handle
 from sandbox.core import effects as fx
@@ -43,6 +43,8 @@ from sandbox.telemetry.senders import dial_loopback
 from sandbox.wire.extensions_api import Call, ExtensionsApi
 from sandbox.wire.http1 import Exchange
 from sandbox.wire.runtime_api import InvocationEvent, RuntimeApi, error_payload
+
+_SETTLE_TURNS: Final = 20  # of the event loop, in which a connection to a subscriber on the loopback is made, or refused
 
 
 class Environment:
@@ -269,9 +271,12 @@ class Environment:
         if not self._extensions.deliver_invoke(effect.conn, *told):
             self._inbox.append(ClientGone(effect.conn))
 
-    def _deliver_shutdown(self, effect: fx.DeliverShutdown) -> None:
+    def _deliver_shutdown(self, effect: fx.DeliverShutdown, turns: int = 0) -> None:
+        if turns < _SETTLE_TURNS and self._telemetry.connecting():  # TL-039: the last lines first
+            asyncio.get_running_loop().call_soon(self._deliver_shutdown, effect, turns + 1)
+            return
         if not self._extensions.deliver_shutdown(effect.conn, effect.reason, self._epoch_ms(effect.deadline)):
-            self._inbox.append(ClientGone(effect.conn))
+            self.feed(ClientGone(effect.conn))
         self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._last_telemetry)
 
     def _last_telemetry(self) -> None:
