@@ -65,6 +65,9 @@ MEMORY_FRESH: Final = 0.020  # a REPORT uses a measurement at most this old
 LOG_LINE_LIMIT: Final = 256 * 1024  # a longer line is split; the size of one CloudWatch Logs event
 LOG_FRAME_LIMIT: Final = 8 * MIB  # a length beyond this is no frame's; a long record is split as a long line is
 RESULT_LOG_LIMIT: Final = 4 * MIB  # the newest part of an invocation's log that its result keeps
+REFUSALS_TOLD: Final = 20  # ours: how many refusals of a kind, and how many kinds, are told between two REPORTs
+EXTENSION_NAME: Final = 255  # ours: characters of the name that an extension registers by
+EXTENSION_NAMES: Final = 64  # ours: how many names that called are remembered for errors
 LAST_REFUSALS: Final = 5  # how many refused requests an error quotes
 LAST_OUTPUT_LINES: Final = 20  # users.md row 19: how many lines an error quotes
 

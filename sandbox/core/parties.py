@@ -66,7 +66,8 @@ class ExtensionAgent:
         cost |= {"events": sorted(self.events), "state": self.state.value}
         if "INVOKE" not in self.events or self.invocation != invocation.id:
             return cost
-        until = now if self.state is Extension.RUNNING or self.polled is None else self.polled
+        done = self.polled if self.ended is None else self.ended
+        until = done if done is not None and done >= (invocation.dispatched or 0.0) else now
         for key, since in (("afterResponseMs", invocation.answered), ("afterRuntimeMs", invocation.runtime_done)):
             cost[key] = milliseconds(max(0.0, until - since)) if since is not None else None
         return cost

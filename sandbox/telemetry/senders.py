@@ -44,63 +44,114 @@ def make_sender(subscription: Subscription, dial: Dial) -> Sender:
     return HttpSender(subscription, dial) if subscription.protocol == "HTTP" else TcpSender(subscription, dial)
 
 
-class _Connecting(asyncio.Protocol):
+class _Link(asyncio.Protocol):
+    """One connection of a sender. Once the sender has let go of it, nothing that happens to it counts any more."""
+
+    def __init__(self, sender: _Connecting) -> None:
+        self.sender: _Connecting | None = sender
+        self.transport: asyncio.Transport | None = None
+        self.full = False  # something that was written is still here
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are not asyncio's
+        transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
+        if self.sender is None:
+            self.drop()
+        else:
+            self.sender.connected()
+
+    def drop(self) -> None:
+        """The sender lets go of it."""
+        self.sender = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.sender is not None:
+            self.sender.received(data)
+
+    def pause_writing(self) -> None:
+        self.full = True
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if self.sender is not None:
+            self.sender.written()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        sender, self.sender = self.sender, None
+        if sender is not None:
+            sender.lost(exc)
+
+
+class _Connecting:
     """One connection at a time, made when there is something to send."""
 
     def __init__(self, subscription: Subscription, dial: Dial) -> None:
         self._subscription = subscription
         self._dial = dial
-        self._transport: asyncio.Transport | None = None
+        self._link: _Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._done: Done | None = None
         self._batch: Sequence[bytes] = ()
 
     def send(self, batch: Sequence[bytes], done: Done) -> None:
         self._batch, self._done = batch, done
-        if self._transport is not None and not self._transport.is_closing():
-            self._write(self._transport)
-        elif self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._connect())
+        link = self._link
+        if link is not None and link.transport is not None and not link.transport.is_closing():
+            self._write(link.transport)
+            return
+        self._let_go()
+        self._link = _Link(self)
+        self._task = asyncio.get_running_loop().create_task(self._connect(self._link))
 
     @property
     def connecting(self) -> bool:
-        return self._task is not None
+        return self._link is not None and self._link.transport is None
 
     def abort(self) -> None:
         self._done, self._batch = None, ()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.abort()
+        link, self._link = self._link, None
+        if link is not None:
+            link.drop()
 
-    async def _connect(self) -> None:
+    async def _connect(self, link: _Link) -> None:
         try:
-            await self._dial(lambda: self, self._subscription.port)
+            await self._dial(lambda: link, self._subscription.port)
         except OSError:
-            self._finish(False)
-        finally:
-            self._task = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # uvloop's transports are not asyncio's
-        self._task = None
-        if self._done is None:
-            transport.close()
-        else:
-            assert self._transport is not None
-            self._write(self._transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self._finish(False)
+            if link is self._link:
+                self._link = None
+                self._finish(False)
 
     def _finish(self, taken: bool) -> None:
         done, self._done = self._done, None
         self._batch = ()
         if done is not None:
             done(taken)
+
+    # ── told by the link ──
+
+    def connected(self) -> None:
+        self._task = None
+        link = self._link
+        if self._done is not None and link is not None and link.transport is not None:
+            self._write(link.transport)
+
+    def lost(self, exc: Exception | None) -> None:
+        self._link = None
+        self._finish(False)
+
+    def received(self, data: bytes) -> None:
+        """Nothing that is waited for."""
+
+    def written(self) -> None:
+        """All that was written has left."""
 
     def _write(self, transport: asyncio.Transport) -> None:
         raise NotImplementedError
@@ -123,9 +174,9 @@ class HttpSender(_Connecting):
         self._status = self._read = 0
         transport.write(self._head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
-    def data_received(self, data: bytes) -> None:
-        parser, transport = self._parser, self._transport
-        if parser is None or transport is None:
+    def received(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
             self._hang_up()  # an answer that nobody asked for
             return
         self._read += len(data)
@@ -134,7 +185,7 @@ class HttpSender(_Connecting):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._hang_up()
             return
-        if self._parser is not None and self._read > TELEMETRY_ANSWER:
+        if self._parser is parser and self._read > TELEMETRY_ANSWER:
             self._hang_up(self._status in _OK)
 
     def on_headers_complete(self) -> None:
@@ -152,35 +203,24 @@ class HttpSender(_Connecting):
         else:
             self._finish(self._status in _OK)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def lost(self, exc: Exception | None) -> None:
         ended_by_eof = self._parser is not None and self._status in _OK and exc is None
-        self._transport = self._parser = None
+        self._link = self._parser = None
         self._finish(ended_by_eof)
 
     def _hang_up(self, taken: bool = False) -> None:
-        transport, self._transport = self._transport, None
         self._parser = None
-        if transport is not None:
-            transport.abort()
+        self._let_go()
         self._finish(taken)
 
 
 class TcpSender(_Connecting):
     """Writes a line for each event. Nothing answers: a batch is taken when the last of it has left for the kernel."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
-        self._full = False
-        super().connection_made(transport)
-
     def _write(self, transport: asyncio.Transport) -> None:
         transport.write(b"".join([event + b"\n" for event in self._batch]))
-        if not self._full:
+        if self._link is not None and not self._link.full:
             self._finish(True)
 
-    def pause_writing(self) -> None:
-        self._full = True
-
-    def resume_writing(self) -> None:
-        self._full = False
+    def written(self) -> None:
         self._finish(True)

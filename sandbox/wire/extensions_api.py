@@ -16,7 +16,7 @@ from typing import Any, Final
 from sandbox.core.errors import Refused
 from sandbox.core.events import Event, ExtensionError, Next, Register, Subscribe
 from sandbox.core.function import ACCOUNT, FunctionConfig
-from sandbox.core.limits import EXTENSION_BODY, EXTENSION_ERROR_MESSAGE, EXTENSION_ERROR_TYPE
+from sandbox.core.limits import EXTENSION_BODY, EXTENSION_ERROR_MESSAGE, EXTENSION_ERROR_TYPE, EXTENSION_NAME, EXTENSION_NAMES
 from sandbox.core.subscription import LOGS, TELEMETRY, Subscription, parse
 from sandbox.wire.http1 import JSON, Exchange
 from sandbox.wire.runtime_api import LastCall, RuntimeApi
@@ -109,7 +109,9 @@ class ExtensionsApi:
 
     def _note(self, exchange: Exchange, name: str) -> Call:
         call = Call(exchange.method.decode(), exchange.target.decode("latin-1"), name=name)
-        self._calls[name] = exchange.note = call
+        exchange.note = call
+        if name in self._calls or len(self._calls) < EXTENSION_NAMES:
+            self._calls[name] = call
         return call
 
     def _identifier(self, exchange: Exchange) -> str:
@@ -135,6 +137,10 @@ class ExtensionsApi:
         name = exchange.headers.get(b"lambda-extension-name", b"").decode("latin-1").strip()
         if not name:
             raise Refused(403, "Extension.InvalidExtensionName", "Empty extension name")
+        if len(name) > EXTENSION_NAME:
+            raise Refused(
+                403, "Extension.InvalidExtensionName", f"The extension name is longer than {EXTENSION_NAME} characters"
+            )
         self._note(exchange, name)
         events = _events(exchange.body)
         self._api.park(exchange)

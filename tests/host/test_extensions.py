@@ -579,6 +579,33 @@ async def test_the_caller_is_answered_while_an_extension_still_works(kit: MakeKi
         assert [span[0] for span in k.of("platform.report")[0]["spans"]] == ["extensionOverhead"]
 
 
+@pytest.mark.parametrize("end", ["os._exit(3)", "report('exit/error')\n        os._exit(3)"])
+async def test_one_that_dies_in_its_tail_is_charged_for_it(kit: MakeKit, end: str) -> None:
+    dies = f"    if event['eventType'] == 'INVOKE':\n        wait_for('go')\n        {end}\n"
+    body = SERVE.replace("    say(", dies + "    say(", 1)
+    async with kit() as k:
+        function = await k.deploy(k.layer(ext=body))
+        result = await function.invoke(wait_for_report=False)
+        await until(lambda: k.of("platform.runtimeDone"))
+        await asyncio.sleep(0.02)  # longer than is worth a line
+        k.mark(function, "go")
+        await until(lambda: result.report)
+        (ext,) = result.extensions
+        assert ext.after_response_ms >= ext.after_runtime_ms >= 20
+        assert ext.max_memory_used_mb > 0
+        assert result.held_open_by == "ext"
+
+
+async def test_of_many_refusals_only_the_first_are_told_and_they_are_cropped(kit: MakeKit) -> None:
+    floods = "for path in ['a' * 60000] * 50 + list(range(50)):\n    call('GET', f'no/{path}')\n"
+    async with kit() as k:
+        result = await (await k.deploy(k.layer(ext=floods + SERVE))).invoke()
+        refused = k.of("sandbox.refused")
+        assert 20 <= len(refused) < 100
+        assert max(len(record["target"]) for record in refused) <= 400
+        assert max(len(line) for line in result.log) < 2000
+
+
 @pytest.mark.catalogue("LC-031", "LC-032", "LC-083", "EX-091", "EX-040", "LC-071", "LC-079")
 async def test_an_extension_over_the_timeout_after_the_answer(kit: MakeKit) -> None:
     body = """

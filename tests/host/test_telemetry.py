@@ -18,15 +18,13 @@ from typing import Any
 import psutil
 import pytest
 
-from sandbox import Host, InvokeResult, Limits
+from sandbox import Host, InvokeResult
 from sandbox.clock import ManualClock
-from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import EXTENSION_BODY, TELEMETRY_HISTORY
 from sandbox.core.states import Phase
 from sandbox.host.environment import Environment, Job
-from sandbox.package.cache import Cache
-from sandbox.package.package import Package, open_package
 from sandbox.telemetry.journal import Journal
+from tests import worlds
 from tests.conftest import SHORT, SLEEPER, Connection, MakeFolder, Played, Reply, no_task_is_left, request
 from tests.wire.talk import answered, refused
 
@@ -35,6 +33,7 @@ PATHS = {"Telemetry": "/2022-07-01/telemetry", "Logs": "/2020-08-15/logs"}
 ALL = ["platform", "function", "extension"]
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+RUNTIME = SLEEPER.replace("1000", "1001")  # to be told from the extensions
 SOON = 0.025  # timeoutMs of most subscriptions here
 
 
@@ -114,7 +113,7 @@ class Sink:
             await asyncio.sleep(0.001)
 
 
-class World(Played):
+class World(worlds.World):
     """An environment whose runtime and extensions the test plays. Init has begun, and nobody has registered."""
 
     def __init__(self, environment: Environment, clock: ManualClock, journal: Journal) -> None:
@@ -171,6 +170,17 @@ class World(Played):
         for _ in range(10):
             await asyncio.sleep(0.001)
 
+    async def kill_runtime(self) -> None:
+        """Its process dies; there is one once it has become what it is."""
+        found: list[psutil.Process] = []
+
+        def looked() -> bool:
+            found[:] = [child for child in psutil.Process().children(recursive=True) if child.cmdline()[-1:] == ["1001"]]
+            return bool(found)
+
+        await self.until(looked)
+        found[0].kill()
+
     async def got(self, sink: Sink, *types: str) -> None:
         """Time passes until these events, and no others, have come."""
         for _ in range(3000):
@@ -180,17 +190,7 @@ class World(Played):
         assert sink.types() == list(types)
 
     async def close(self) -> None:
-        for connection in self._connections:
-            await connection.close()
-        ending = asyncio.ensure_future(self.environment.shutdown())
-        for _ in range(3000):
-            if ending.done():
-                break
-            self.clock.advance(0.1)
-            await asyncio.sleep(0.001)
-        else:
-            self.environment._break(AssertionError("shutdown did not end"))
-        await ending
+        await super().close()
         for sink in self.sinks:
             await sink.close()
 
@@ -229,32 +229,9 @@ MakeWorld = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def world(folder: MakeFolder) -> AsyncIterator[MakeWorld]:
-    """`await world("a", "b")` has two external extensions, which all run the program."""
-    worlds: list[World] = []
-    packages: list[Package] = []
-
-    async def make(*names: str, program: str = SLEEPER, **settings: Any) -> World:
-        layer = folder(**{f"extensions/{name}": program for name in names or ["agent"]}, empty="")
-        for name in names or ["agent"]:
-            (layer / "extensions" / name).chmod(0o755)
-        function = FunctionConfig(str(folder(bootstrap=SLEEPER)), timeout=3, layers=(str(layer),), **settings)
-        clock, journal = ManualClock(), Journal()
-        package = open_package(function.code, function.layers, Cache())
-        environment = Environment(function, package, journal, clock, limits=Limits())
-        packages.append(package)
-        await environment.open()
-        worlds.append(World(environment, clock, journal))
-        environment.start()
-        return worlds[-1]
-
-    try:
-        yield make
-    finally:
-        for one in worlds:
-            await one.close()
-        for package in packages:
-            package.close()
-        no_task_is_left()
+    """`await world("a", "b")` has two external extensions, which all run the program; without names, one named agent."""
+    async with worlds.worlds(World, folder) as make:
+        yield lambda *names, **settings: make(*(names or ("agent",)), bootstrap=RUNTIME, **settings)
 
 
 # ── subscribing ──
@@ -698,9 +675,7 @@ async def test_a_crash_flushes_though_the_extension_does_not_poll(world: MakeWor
     await runtime.reply()
     await agent.connection.reply()
     assert sink.events == []
-    sleeping = [child for child in psutil.Process().children(recursive=True) if child.cmdline()[:1] == ["sleep"]]
-    process = max(sleeping, key=lambda child: child.create_time())  # the runtime is started last
-    process.kill()
+    await one.kill_runtime()
     await one.until(lambda: bool(sink.events))  # time stands still
     assert sink.types()[:6] == ["initStart", "telemetrySubscription", "initRuntimeDone", "extension", "initReport", "start"]
 
@@ -713,8 +688,7 @@ async def test_a_crash_delivers_what_was_buffered_before_the_shutdown_event(worl
     runtime = await one.initialised(agent)
     one.invoke()
     await runtime.reply()
-    sleeping = [child for child in psutil.Process().children(recursive=True) if child.cmdline()[:1] == ["sleep"]]
-    max(sleeping, key=lambda child: child.create_time()).kill()
+    await one.kill_runtime()
     assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"  # type: ignore[index]
     assert sink.requests == 1
 

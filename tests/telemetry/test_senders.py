@@ -332,6 +332,33 @@ async def test_a_subscriber_may_close_after_each_answer(post: Post, answer: byte
 @pytest.mark.catalogue("TL-036")
 @pytest.mark.parametrize(
     "answer",
+    [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nOK", b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"],
+)
+async def test_one_that_says_that_it_closes_costs_no_batch_a_second_try(post: Post, answer: bytes) -> None:
+    """The end of the old connection is not taken for that of the new one."""
+    server = await post.server(answering(answer))
+    sender, left, done = post.sender(server.port), 10, asyncio.Event()
+    outcomes: list[bool] = []
+
+    def answered(taken: bool) -> None:
+        nonlocal left
+        outcomes.append(taken)
+        left -= 1
+        if left:
+            sender.send([b"%d" % left], answered)  # at once, from within the answer to the one before
+        else:
+            done.set()
+
+    sender.send([b"first"], answered)
+    async with asyncio.timeout(10):
+        await done.wait()
+    assert outcomes == [True] * 10
+    assert server.connections == 10
+
+
+@pytest.mark.catalogue("TL-036")
+@pytest.mark.parametrize(
+    "answer",
     [
         b"",
         b"HTTP/1.1 2",

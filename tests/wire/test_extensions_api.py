@@ -10,15 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from sandbox import Limits
-from sandbox.clock import ManualClock
-from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import EXTENSION_BODY
 from sandbox.core.states import Extension, Phase, Runtime
-from sandbox.host.environment import Environment, Job
-from sandbox.package.cache import Cache
-from sandbox.package.package import Package, open_package
-from sandbox.telemetry.journal import Journal
-from tests.conftest import SLEEPER, Connection, MakeFolder, Played, Reply, no_task_is_left, request
+from sandbox.host.environment import Job
+from tests import worlds
+from tests.conftest import Connection, MakeFolder, Reply, request
 from tests.wire.talk import accepted, answered, refused
 
 BASE = "/2020-01-01/extension/"
@@ -27,21 +23,8 @@ NOT_ALLOWED = "Error: State transition is not allowed"
 NEEDS_IDENTIFIER = [("GET", "event/next"), ("POST", "init/error"), ("POST", "exit/error")]
 
 
-class World(Played):
-    """An environment with extensions in a layer; at the end time is moved on until the last window is over."""
-
-    async def close(self) -> None:
-        for connection in self._connections:
-            await connection.close()
-        ending = asyncio.ensure_future(self.environment.shutdown())
-        for _ in range(3000):
-            if ending.done():
-                break
-            self.clock.advance(0.1)
-            await asyncio.sleep(0.001)
-        else:  # a failed test is one thing, a test run that hangs another
-            self.environment._break(AssertionError("shutdown did not end"))
-        await ending
+class World(worlds.World):
+    """See there; with extensions to play."""
 
     async def extension(self, name: str, *events: str, **fields: str) -> Played_:
         """One that has registered."""
@@ -110,31 +93,8 @@ MakeWorld = Callable[..., Awaitable[World]]
 @pytest.fixture
 async def world(folder: MakeFolder) -> AsyncIterator[MakeWorld]:
     """Makes a world: `await world("a", "b")` has two external extensions. Init has begun, and nobody has registered."""
-    worlds: list[World] = []
-    packages: list[Package] = []
-
-    async def make(*names: str, limits: Limits | None = None) -> World:
-        layer = folder(**{f"extensions/{name}": SLEEPER for name in names}, empty="")
-        for name in names:
-            (layer / "extensions" / name).chmod(0o755)
-        function = FunctionConfig(str(folder(bootstrap=SLEEPER)), timeout=3, layers=(str(layer),))
-        clock, journal = ManualClock(), Journal()
-        package = open_package(function.code, function.layers, Cache())
-        environment = Environment(function, package, journal, clock, limits=limits or Limits())
-        packages.append(package)
-        await environment.open()
-        worlds.append(World(environment, clock, journal))
-        environment.start()
-        return worlds[-1]
-
-    try:
+    async with worlds.worlds(World, folder) as make:
         yield make
-    finally:
-        for one in worlds:
-            await one.close()
-        for package in packages:
-            package.close()
-        no_task_is_left()
 
 
 def events_of(*events: str) -> bytes:

@@ -14,7 +14,7 @@ from sandbox.clock import Clock
 from sandbox.core.effects import Emit
 from sandbox.core.events import RUNTIME
 from sandbox.core.function import FunctionConfig
-from sandbox.core.limits import LAST_OUTPUT_LINES, LAST_REFUSALS, MIB, RESULT_LOG_LIMIT
+from sandbox.core.limits import LAST_OUTPUT_LINES, LAST_REFUSALS, MIB, REFUSALS_TOLD, RESULT_LOG_LIMIT
 from sandbox.core.parties import milliseconds
 from sandbox.host.environment.job import Job
 from sandbox.host.result import Account
@@ -25,6 +25,7 @@ from sandbox.telemetry.journal import Journal, Record
 from sandbox.telemetry.levels import LogView
 
 _RECORD: Final = 100  # what a record counts besides its text
+_CROPPED: Final = 400  # characters of what a peer says that a record keeps
 
 
 class Ledger:
@@ -63,6 +64,7 @@ class Ledger:
         self._invoke_at = 0.0
         self._extensions: dict[str, Any] | None = None  # what they cost, of the invoke that is being closed
         self._last_lines: dict[str, deque[str]] = {}
+        self._refused: dict[tuple[str, str, str], int] = {}  # how often, since the last REPORT
         self._refusals: deque[tuple[str | None, str]] = deque(maxlen=LAST_REFUSALS)
 
     # ── what is written ──
@@ -106,10 +108,18 @@ class Ledger:
         self._add(now, now + self._wall_offset, type_, {}, self._current, _RECORD)
 
     def refusal(self, method: str, target: str, status: int, error_type: str, message: str, extension: str | None) -> None:
-        """A request that got an error for an answer."""
+        """A request that got an error for an answer. Of many of one kind only the first are told, until the next REPORT."""
+        target, message = target[:_CROPPED], message[:_CROPPED]
+        kind = (method, target, error_type)
+        count = self._refused.get(kind, 0) + 1
+        if count > REFUSALS_TOLD or (count == 1 and len(self._refused) >= REFUSALS_TOLD):
+            return
+        self._refused[kind] = count
+        if REFUSALS_TOLD in (count, len(self._refused)):
+            message += " (further ones like it are not told until the next invoke)"
         record = {"method": method, "target": target, "status": status, "errorType": error_type, "message": message}
-        now = self._clock.now()
-        self._add(now, now + self._wall_offset, "sandbox.refused", record, self._current, _RECORD, extension)
+        now, size = self._clock.now(), len(target) + len(message) + _RECORD
+        self._add(now, now + self._wall_offset, "sandbox.refused", record, self._current, size, extension)
         self._refusals.append((extension, f"{method} {target}: {status} {error_type}: {message}"))
 
     def refusals(self, extension: str) -> list[str]:
@@ -230,6 +240,7 @@ class Ledger:
         records, costs = list(self._records), self._extensions or {}
         job.result.account = Account(record, self._phases, job.accepted_at, records, costs, self._view)
         self._phases, self._extensions = [], None
+        self._refused.clear()
         self._records.clear()
         self._size = 0
 

@@ -81,8 +81,10 @@ class Processes:
     def peak_of(self, who: str) -> int | None:
         """The most memory, in bytes, that one process ever had resident, with what its children have; None if unknown."""
         process = self._processes.get(who)
-        if process is None or not process.pid or process.ended.done():
+        if process is None or not process.pid:
             return None
+        if process.ended.done():
+            return process.peak or None
         now = self._clock.now()
         if now - process.measured_at > MEMORY_SAMPLE_MAX:  # reading takes as long as a small invoke
             process.measured_at = now
@@ -206,6 +208,7 @@ class Processes:
 
     def _ended(self, who: str, process: _Process, ended: Ended) -> None:
         self.memory.peak = max(self.memory.peak, ended.peak)
+        process.peak = max(process.peak, ended.peak)
         self._settle(0, who, process, ended)
 
     def _settle(self, rounds: int, who: str, process: _Process, ended: Ended) -> None:

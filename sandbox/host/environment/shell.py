@@ -96,6 +96,7 @@ class Environment:
         self._folder: Path | None = None
         self._lock = -1  # a descriptor that says, as long as it is open, that the folder is in use
         self._server: asyncio.AbstractServer | None = None
+        self._last: Handle | None = None  # what goes out a little after SHUTDOWN
         self._closed = asyncio.Event()
         self._broken: BaseException | None = None
         self._perform: dict[type[Any], Callable[[Any], None]] = {
@@ -199,6 +200,8 @@ class Environment:
         for timer in self._timers.values():
             timer.handle.cancel()
         self._timers.clear()
+        if self._last is not None:
+            self._last.cancel()
         if self._folder is not None:
             await asyncio.to_thread(remove_tree, self._folder)
             os.close(self._lock)
@@ -277,7 +280,9 @@ class Environment:
             return
         if not self._extensions.deliver_shutdown(effect.conn, effect.reason, self._epoch_ms(effect.deadline)):
             self.feed(ClientGone(effect.conn))
-        self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._last_telemetry)
+        if self._last is not None:
+            self._last.cancel()
+        self._last = self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._last_telemetry)
 
     def _last_telemetry(self) -> None:
         """TL-041. A little after SHUTDOWN: some extensions only then wait for a batch, with the last platform.report in it."""
