@@ -202,6 +202,8 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
         if not options["as_json"]:
             view = LogView.of(config)
             journal.subscribe(lambda record: print_log(record, view))
+        else:  # no invoke's document has it
+            journal.subscribe(print_log, ["sandbox.windDown"])
         try:
             function = await host.deploy(config)
             check_function(function)
@@ -276,6 +278,8 @@ def document(result: InvokeResult) -> dict[str, Any]:
     said["report"] = result.report.document() if result.report is not None else None
     said["phases"] = [phase.document() for phase in result.phases]
     said["extensions"] = [cost.document() for cost in result.extensions]
+    if result.held_open_by is not None:
+        said["heldOpenBy"], said["heldOpenMs"] = result.held_open_by, result.held_open_ms
     said["logs"] = result.log
     return said
 

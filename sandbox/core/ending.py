@@ -194,7 +194,7 @@ class Ending(MachineState):
         if self._killed_all or self.runtime not in (Runtime.ABSENT, Runtime.EXITED):
             return
         self._tell_extensions(now)
-        if not any(agent.alive for agent in self.extensions.values()):
+        if not any(agent.alive and agent.external for agent in self.extensions.values()):
             self._kill_everyone()  # what they left behind
 
     def _tell_extensions(self, now: float) -> None:

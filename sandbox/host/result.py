@@ -173,6 +173,11 @@ class InvokeResult:
         return self.account.extensions.get("heldOpenBy") if self.account is not None else None
 
     @property
+    def held_open_ms(self) -> float | None:
+        """For how long it did, in ms."""
+        return self.account.extensions.get("heldOpenMs") if self.account is not None else None
+
+    @property
     def records(self) -> list[Record]:
         """Every record from the end of the invoke before it to its REPORT."""
         return self.account.records if self.account is not None else []

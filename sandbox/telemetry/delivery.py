@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sandbox.clock import Clock, Handle
-from sandbox.core.limits import TELEMETRY_BACKLOG, TELEMETRY_RECORD_COST, Limits
+from sandbox.core.limits import TELEMETRY_BACKLOG, Limits
 from sandbox.core.subscription import Subscription
 from sandbox.telemetry.senders import Sender
 
@@ -43,18 +43,15 @@ class Standing(NamedTuple):
 class _Batch:
     """tells: how many of its events are platform.logsDropped; lost, lost_size: what these tell of, less themselves."""
 
-    __slots__ = ("attempts", "events", "lost", "lost_size", "since", "size", "tells")
+    __slots__ = ("attempts", "events", "lost", "lost_size", "report_at", "since", "size", "tells")
 
     def __init__(self) -> None:
         self.events: list[bytes] = []
         self.size = 0  # of the events, in bytes
+        self.report_at: int | None = None  # where the newest platform.report begins
         self.tells = self.lost = self.lost_size = 0
         self.attempts = 0
         self.since = 0.0  # thawed seconds at its first attempt
-
-    @property
-    def cost(self) -> int:
-        return self.size + TELEMETRY_RECORD_COST * len(self.events)
 
 
 class ThawedTime:
@@ -143,9 +140,11 @@ class Subscriber:
         self._limits = limits
         self._tell_dropped = dropped
         self._filling = _Batch()
+        self._held = False  # what is being filled waits for `release`
         self._queue: deque[_Batch] = deque()
-        self._backlog = 0  # bytes that wait, in all of them
+        self._backlog = self._backlog_records = 0  # bytes and records that wait, in all of them
         self._most = TELEMETRY_BACKLOG * subscription.max_bytes
+        self._most_records = TELEMETRY_BACKLOG * subscription.max_items
         self._lost = self._lost_bytes = 0
         self._reason = SLOW
         self._sending: _Batch | None = None
@@ -160,17 +159,17 @@ class Subscriber:
         waiting = len(self._filling.events) + sum(len(batch.events) for batch in self._queue)
         return Standing(self._delivered, self._dropped + self._lost, waiting, self._batches, self._retries)
 
-    def add(self, event: bytes, *, platform: bool) -> None:
-        """One event, encoded. Never blocks, never raises."""
-        most = self._most * _PLATFORM_RESERVE if platform else self._most
-        if self._backlog + len(event) > most:
+    def add(self, event: bytes, *, platform: bool, report: bool = False) -> None:
+        """One event, encoded. Never blocks, never raises. report: with it, platform.report begins."""
+        reserve = _PLATFORM_RESERVE if platform else 1.0
+        if self._backlog + len(event) > self._most * reserve or self._backlog_records >= self._most_records * reserve:
             self._lose(1, len(event), SLOW)
-            if not self._queue:
+            if not self._queue and not self._filling.events:
                 self._tell()  # it is too large by itself: nothing else will go and make room
             return
         if self._lost:
             self._tell()
-        self._append(event)
+        self._append(event, report=report)
 
     def flush(self) -> None:
         """What is buffered goes out now, if the subscriber takes it (TL-039, TL-041)."""
@@ -187,6 +186,27 @@ class Subscriber:
         self._batches, self._retries = before._batches, before._retries
         for event in before.pending():
             self._append(event)
+
+    def hold(self) -> None:
+        """What comes before the newest platform.report goes out now; that, and what follows, when it is released.
+
+        For the beginning of Shutdown: an extension may wait for just that record once it has been given SHUTDOWN.
+        """
+        filling, at = self._filling, self._filling.report_at
+        if at is None or filling.tells:
+            self.flush()
+            return
+        rest = _Batch()
+        rest.events, filling.events = filling.events[at:], filling.events[:at]
+        rest.size = sum(len(event) for event in rest.events)
+        filling.size -= rest.size
+        self._seal()
+        self._filling, self._held = rest, True
+
+    def release(self) -> None:
+        """What was held goes out."""
+        self._held = False
+        self.flush()
 
     def pending(self) -> list[bytes]:
         """What has not been delivered, in order."""
@@ -211,13 +231,16 @@ class Subscriber:
 
     # ── the buffer ──
 
-    def _append(self, event: bytes) -> None:
+    def _append(self, event: bytes, *, report: bool = False) -> None:
         if self._filling.events and self._filling.size + len(event) > self.subscription.max_bytes:
             self._seal()
         filling = self._filling
+        if report:
+            filling.report_at = len(filling.events)
         filling.events.append(event)
         filling.size += len(event)
-        self._backlog += len(event) + TELEMETRY_RECORD_COST
+        self._backlog += len(event)
+        self._backlog_records += 1
         if len(filling.events) >= self.subscription.max_items or filling.size >= self.subscription.max_bytes:
             self._seal()
         elif self._flush_timer is None:
@@ -228,7 +251,7 @@ class Subscriber:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        if self._filling.events:
+        if self._filling.events and not self._held:
             self._queue.append(self._filling)
             self._filling = _Batch()
         self._send_next()
@@ -300,7 +323,8 @@ class Subscriber:
 
     def _leave(self, batch: _Batch) -> None:
         self._queue.popleft()
-        self._backlog -= batch.cost
+        self._backlog -= batch.size
+        self._backlog_records -= len(batch.events)
 
     def _again(self) -> None:
         self._retry_timer = None

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sandbox.clock import Clock
-from sandbox.core.limits import TELEMETRY_HISTORY, TELEMETRY_RECORD_COST, Limits
+from sandbox.core.limits import TELEMETRY_HISTORY, TELEMETRY_RECORD_COST, TELEMETRY_REPLAYS, Limits
 from sandbox.core.subscription import SCHEMAS, TELEMETRY, Subscription
 from sandbox.telemetry.delivery import Dropped, Standing, Subscriber, ThawedTime
 from sandbox.telemetry.journal import Record
 from sandbox.telemetry.schema import Style, encode, kind_of
 from sandbox.telemetry.senders import Dial, make_sender
 
+_SUBSCRIPTIONS: Final = ("platform.telemetrySubscription", "platform.logsSubscription")
 _ANY_STYLE: Final = Style(TELEMETRY, SCHEMAS[TELEMETRY][-1])
 
 
@@ -20,6 +21,7 @@ class _Seat(NamedTuple):
     style: Style
     types: tuple[str, ...]
     subscriber: Subscriber
+    replays: int = 1  # how often the Init so far was given to this extension
 
 
 class Telemetry:
@@ -73,13 +75,17 @@ class Telemetry:
             if kind in seat.types:
                 if seat.style not in encoded:
                     encoded[seat.style] = encode(record, seat.style)
+                report = record.type == "platform.report"
                 for event in encoded[seat.style]:
-                    seat.subscriber.add(event, platform=kind == "platform")
+                    seat.subscriber.add(event, platform=kind == "platform", report=report)
+                    report = False
         if record.type == "platform.initReport":
             self._history = None  # the window is closed (TL-014)
 
     def _keep(self, record: Record, kind: str) -> None:
         assert self._history is not None
+        if kind == "platform" and record.type in _SUBSCRIPTIONS and record.record["state"] != "Subscribed":
+            return  # one that subscribes a thousand times does not make the others' beginning longer
         size = len(record.record) + TELEMETRY_RECORD_COST if isinstance(record.record, str) else TELEMETRY_RECORD_COST
         if kind != "platform" and self._history_size + size > TELEMETRY_HISTORY:
             records, lost = self._lost.get(kind, (0, 0))
@@ -99,10 +105,12 @@ class Telemetry:
             self._limits,
             lambda lost: encode(self._note_dropped(name, lost), style)[0],
         )
-        self._seats[name] = _Seat(style, subscription.types, subscriber)
+        replays = before.replays + 1 if before is not None else 1
+        self._seats[name] = _Seat(style, subscription.types, subscriber, replays)
         if before is not None:
             before.subscriber.close()
-            if (before.style, before.types) == (style, subscription.types):  # it wants no more than it had
+            same = (before.style, before.types) == (style, subscription.types)  # it wants no more than it had
+            if same or replays > TELEMETRY_REPLAYS:
                 subscriber.succeed(before.subscriber)
                 return
         for record in self._history or ():
@@ -122,6 +130,17 @@ class Telemetry:
         self._time.thaw()
         for seat in self._seats.values():
             seat.subscriber.go_on()
+
+    def begin_shutdown(self) -> None:
+        """Thawed for the end: all goes out, but for the last platform.report, which waits for `release`."""
+        self._time.thaw()
+        for seat in self._seats.values():
+            seat.subscriber.hold()
+
+    def release(self) -> None:
+        """SHUTDOWN has been given: the rest goes out."""
+        for seat in self._seats.values():
+            seat.subscriber.release()
 
     def flush(self) -> None:
         """All that is buffered goes out."""

@@ -28,7 +28,7 @@ class LogView(NamedTuple):
     def lines(self, record: Record) -> list[str]:
         """The log lines that a record makes; what only we say is a line for people in either format."""
         kind = kind_of(record.type)
-        if not self.json or kind == "sandbox" or record.type == "platform.logsDropped":
+        if not self.json or kind == "sandbox":
             return lines_of(record)
         if kind in ("function", "extension"):
             return [record.record] if _LEVELS[application_level(record.record)] >= _LEVELS[self.application] else []
@@ -58,4 +58,6 @@ def system_level(record: Record) -> str:
             return "DEBUG" if body["initializationType"] == "on-demand" else "INFO"
         case "platform.extension":
             return "WARN" if "errorType" in body else "INFO"
+        case "platform.logsDropped":
+            return "WARN"
     return "INFO" if good else "WARN"

@@ -134,7 +134,7 @@ class ExtensionsApi:
         return call
 
     def _register(self, exchange: Exchange) -> None:
-        name = exchange.headers.get(b"lambda-extension-name", b"").decode("latin-1").strip()
+        name = _name(exchange.headers.get(b"lambda-extension-name", b""))
         if not name:
             raise Refused(403, "Extension.InvalidExtensionName", "Empty extension name")
         if len(name) > EXTENSION_NAME:
@@ -199,6 +199,14 @@ class ExtensionsApi:
         """Answers a poll with SHUTDOWN (EX-050 to EX-052: with no event identifier). False if its client has gone."""
         event = {"eventType": "SHUTDOWN", "deadlineMs": deadline_ms, "shutdownReason": reason}
         return self._api.deliver_bytes(conn, b"Content-Type: text/plain; charset=utf-8\r\n", compact(event))
+
+
+def _name(header: bytes) -> str:
+    """As it is in the file system, if the header has it so."""
+    try:
+        return header.decode().strip()
+    except UnicodeDecodeError:
+        return header.decode("latin-1").strip()
 
 
 def _events(body: bytes) -> frozenset[str]:

@@ -306,6 +306,8 @@ class RuntimeApi:
         exchange = self._open.pop(conn, None)
         if exchange is None or not exchange.client_is_there():
             return False
+        # What was written has arrived, for all we can know: one that closes without having read it all has had its event.
+        exchange.undeliverable = False
         self.reply(exchange, 200, headers, body)
         return True
 

@@ -89,7 +89,7 @@ signal.signal(signal.SIGTERM, end)
     + APP
 )
 INTERNAL = """
-import http.client, os, threading
+import http.client, os, signal, threading
 def call(method, what, body=None, **fields):
     api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
     api.request(method, "/2020-01-01/extension/" + what, body, {k.replace("_", "-"): v for k, v in fields.items()})
@@ -98,6 +98,7 @@ def call(method, what, body=None, **fields):
     return reply.headers
 identifier = call("POST", "register", '{"events": ["INVOKE"]}', lambda_extension_name="inside")["lambda-extension-identifier"]
 def poll():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # else it may hit this thread, and the main one sleeps on
     while True:
         call("GET", "event/next", lambda_extension_identifier=identifier)
         print("inside has an event")

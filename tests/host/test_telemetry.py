@@ -1010,7 +1010,7 @@ async def test_a_flood_loses_what_a_slow_subscriber_does_not_take_and_tells_how_
     [cost] = result.extensions
     assert cost.telemetry is not None
     assert cost.telemetry["deliveredRecords"] == 0
-    assert cost.telemetry["droppedRecords"] + cost.telemetry["undeliveredRecords"] == count + 1
+    assert cost.telemetry["droppedRecords"] + cost.telemetry["pendingRecords"] == count + 1
     sink.how = "ok"
     sink.go_on.set()
     await function.invoke()
@@ -1033,7 +1033,7 @@ async def test_the_standing_of_a_subscriber_is_in_the_result(recorded: Recorded)
     result: InvokeResult = await function.invoke()
     [cost] = result.extensions
     assert cost.telemetry is not None
-    assert set(cost.telemetry) == {"deliveredRecords", "droppedRecords", "undeliveredRecords", "batches", "retries"}
+    assert set(cost.telemetry) == {"deliveredRecords", "droppedRecords", "pendingRecords", "batches", "retries"}
     assert cost.telemetry["deliveredRecords"] > 0
     assert cost.telemetry["batches"] > 0
     assert (cost.telemetry["droppedRecords"], cost.telemetry["retries"]) == (0, 0)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sandbox.clock import ManualClock
-from sandbox.core.limits import TELEMETRY_BACKLOG, TELEMETRY_RECORD_COST, Limits
+from sandbox.core.limits import TELEMETRY_BACKLOG, Limits
 from sandbox.core.subscription import TELEMETRY, Subscription
 from sandbox.telemetry.delivery import Dropped, Subscriber, ThawedTime
 
@@ -352,7 +352,8 @@ def test_beyond_the_bound_records_are_lost_and_counted(size: int) -> None:
     for _ in range(99):
         desk.add(size)
     waiting = desk.subscriber.pending()
-    assert sum(len(event) + TELEMETRY_RECORD_COST for event in waiting) <= BOUND + TELEMETRY_RECORD_COST
+    assert sum(len(event) for event in waiting) <= BOUND
+    assert len(waiting) <= TELEMETRY_BACKLOG * ITEMS
     assert not desk.dropped
     desk.take_all()
     assert desk.events() == desk.given[:-100]
@@ -584,7 +585,7 @@ class AnyOrder(RuleBasedStateMachine):
         waiting = self.desk.subscriber.pending()
         size = sum(len(event) for event in waiting)
         assert size <= 1.25 * BOUND + 1_000
-        assert size + TELEMETRY_RECORD_COST * len(waiting) <= 1.25 * BOUND + 10 * (TELEMETRY_RECORD_COST + 200)
+        assert len(waiting) <= 1.25 * TELEMETRY_BACKLOG * ITEMS + 10
 
     @invariant()
     def nothing_is_sent_while_frozen(self) -> None:

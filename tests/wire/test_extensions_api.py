@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -538,7 +539,7 @@ async def test_an_event_whose_client_had_gone_is_given_to_the_next_poll(world: M
     w = await world("ext")
     ext = await w.extension("ext", "INVOKE")
     runtime = await w.ready(ext)
-    ext.connection.writer.transport.abort()
+    ext.connection.writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)  # the host's event loop has not been told yet
     job = w.invoke()
     await runtime.reply()
     ext.connection = await w.connect()

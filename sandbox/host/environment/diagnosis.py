@@ -179,6 +179,8 @@ def extension_hints(scene: Scene, party: Party) -> list[str]:
     found = []
     if ("sandbox.localdomain" in text or "sandbox" in text) and any(word in text for word in _UNRESOLVED) and not resolves():
         found.append(NAMES_HINT)
+    if any(word in text for word in ("Address already in use", "EADDRINUSE", "address already in use")):
+        found.append("its port is taken: in tier process all environments share this machine's ports")
     if scene.error_type in (errors.TIMED_OUT, errors.UNKNOWN):
         return found + _waiting_hints(scene, party)
     if scene.error_type != errors.EXTENSION_CRASH:

@@ -112,15 +112,15 @@ class Ledger:
         target, message = target[:_CROPPED], message[:_CROPPED]
         kind = (method, target, error_type)
         count = self._refused.get(kind, 0) + 1
+        self._refusals.append((extension, f"{method} {target}: {status} {error_type}: {message}"))
         if count > REFUSALS_TOLD or (count == 1 and len(self._refused) >= REFUSALS_TOLD):
             return
         self._refused[kind] = count
-        if REFUSALS_TOLD in (count, len(self._refused)):
+        if count == REFUSALS_TOLD:
             message += " (further ones like it are not told until the next invoke)"
         record = {"method": method, "target": target, "status": status, "errorType": error_type, "message": message}
         now, size = self._clock.now(), len(target) + len(message) + _RECORD
         self._add(now, now + self._wall_offset, "sandbox.refused", record, self._current, size, extension)
-        self._refusals.append((extension, f"{method} {target}: {status} {error_type}: {message}"))
 
     def refusals(self, extension: str) -> list[str]:
         """The newest refusals of this generation that an extension got, or somebody whom nobody knows."""
@@ -148,7 +148,7 @@ class Ledger:
             if (peak := memory(cost["name"])) is not None:
                 cost["maxMemoryUsedMB"] = -(-peak // MIB)
             if (figures := standing(cost["name"])) is not None:
-                cost["telemetry"] = _telemetry(figures)
+                cost["telemetry"] = _telemetry(figures, "pendingRecords")
         self._extensions = effect.record
         self.emit(effect, None)
 
@@ -156,7 +156,7 @@ class Ledger:
         """sandbox.windDown, with what subscribers had not been given when they were ended."""
         for extension in effect.record["extensions"]:
             if (figures := standing(extension["name"])) is not None:
-                extension["telemetry"] = _telemetry(figures)
+                extension["telemetry"] = _telemetry(figures, "undeliveredRecords")
         self.emit(effect, None)
 
     def emit(self, effect: Emit, job: Job | None) -> None:
@@ -196,6 +196,7 @@ class Ledger:
             record["runtimeVersion"] = self._runtime_version
         self._last_lines.clear()
         self._refusals.clear()
+        self._refused.clear()
 
     def _add(
         self,
@@ -245,7 +246,7 @@ class Ledger:
         self._size = 0
 
 
-def _telemetry(figures: Standing) -> dict[str, int]:
-    """In records; batches are requests that were answered, retries those that were not."""
-    document = {"deliveredRecords": figures.delivered, "droppedRecords": figures.dropped}
-    return document | {"undeliveredRecords": figures.undelivered, "batches": figures.batches, "retries": figures.retries}
+def _telemetry(figures: Standing, left: str) -> dict[str, int]:
+    """In records; batches are requests that were answered, retries those that were not. left: what those not delivered are."""
+    document = {"deliveredRecords": figures.delivered, "droppedRecords": figures.dropped, left: figures.undelivered}
+    return document | {"batches": figures.batches, "retries": figures.retries}

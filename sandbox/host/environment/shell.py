@@ -280,15 +280,14 @@ class Environment:
             return
         if not self._extensions.deliver_shutdown(effect.conn, effect.reason, self._epoch_ms(effect.deadline)):
             self.feed(ClientGone(effect.conn))
-        if self._last is not None:
-            self._last.cancel()
-        self._last = self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._last_telemetry)
+        if self._last is None:
+            self._last = self.clock.call_at(self.clock.now() + self.limits.last_telemetry, self._last_telemetry)
 
     def _last_telemetry(self) -> None:
         """TL-041. A little after SHUTDOWN: some extensions only then wait for a batch, with the last platform.report in it."""
-        if self.machine.phase in (Phase.RESET, Phase.SHUTDOWN):  # by now another generation may be at work, or frozen
-            self._telemetry.thaw()
-            self._telemetry.flush()
+        self._last = None
+        if self.machine.phase in (Phase.RESET, Phase.SHUTDOWN):  # by now another generation may be at work
+            self._telemetry.release()
 
     def _accept(self, effect: fx.Accept) -> None:
         exchange = self._api.exchange(effect.conn)
@@ -441,7 +440,9 @@ class Environment:
             return
         if effect.name == "CONT":
             self._ledger.moment("sandbox.thaw")
-            if self.machine.phase is not Phase.SHUTDOWN:
+            if self.machine.phase is Phase.SHUTDOWN:
+                self._telemetry.begin_shutdown()
+            else:
                 self._telemetry.thaw()
         elif effect.name == "STOP":
             self._ledger.moment("sandbox.freeze")
