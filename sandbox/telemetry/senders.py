@@ -78,10 +78,6 @@ class _Link(asyncio.Protocol):
         if self.sender is not None:
             self.sender.written()
 
-    def eof_received(self) -> bool:
-        """Stays open for a peer that only has nothing to say, as `nc -l` with no input."""
-        return self.sender is not None and self.sender.one_way
-
     def connection_lost(self, exc: Exception | None) -> None:
         sender, self.sender = self.sender, None
         if sender is not None:
@@ -90,8 +86,6 @@ class _Link(asyncio.Protocol):
 
 class _Connecting:
     """One connection at a time, made when there is something to send."""
-
-    one_way = False  # nothing is expected from the peer
 
     def __init__(self, subscription: Subscription, dial: Dial) -> None:
         self._subscription = subscription
@@ -222,8 +216,6 @@ class HttpSender(_Connecting):
 
 class TcpSender(_Connecting):
     """Writes a line for each event. Nothing answers: a batch is taken when the last of it has left for the kernel."""
-
-    one_way = True
 
     def _write(self, transport: asyncio.Transport) -> None:
         transport.write(b"".join([event + b"\n" for event in self._batch]))
