@@ -21,6 +21,7 @@ import uvloop
 
 from benchmarks.run import BUILD, EVENT, HERE, build
 from sandbox import Host
+from sandbox.core.limits import RESULT_LOG_LIMIT, SUBSCRIPTION_DEFAULTS, TELEMETRY_BACKLOG
 from sandbox.host.host import Function
 
 VARIANTS: dict[str, dict[str, str] | None] = {
@@ -30,6 +31,10 @@ VARIANTS: dict[str, dict[str, str] | None] = {
     "telemetry": {"TELEMETRY": "1"},
     "INVOKE and telemetry": {"INVOKE": "1", "TELEMETRY": "1"},
 }
+# The most that one stalled subscriber may hold: TELEMETRY_BACKLOG times maxBytes, and 100 bytes of Python for each of so many
+# times maxItems records, both with the reserve for platform events; and what a result keeps of its log.
+WANTED = SUBSCRIPTION_DEFAULTS
+STALLED_CAP = 1.25 * TELEMETRY_BACKLOG * (WANTED["maxBytes"] + 100 * WANTED["maxItems"]) + 2 * RESULT_LOG_LIMIT
 FLOOD = """
 import sys, time
 
@@ -123,6 +128,7 @@ async def stalled(seconds: float, rate: int, width: int) -> None:
             result = await task
             await function.close()
     print(f"{lines} lines in {seconds:.0f} s; host memory {before / 2**20:.1f} MiB, at most {most / 2**20:.1f} MiB")
+    print(f"stated cap: {STALLED_CAP / 2**20:.1f} MiB more; {'kept' if most - before <= STALLED_CAP else 'EXCEEDED'}")
     print(f"the subscriber: {result.extensions[0].telemetry}; platform.logsDropped: {len(lost)}")
 
 
