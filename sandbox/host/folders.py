@@ -50,11 +50,15 @@ def _sweep(where: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Removes a folder and all in it, folders that a function made read-only included. Raises OSError if some stays."""
+    """Removes a folder and all in it, folders that a function made read-only included. Raises OSError if some stays.
+
+    Nothing outside of it is touched: what it is in may be /tmp.
+    """
+    folder = folder.absolute()
 
     def make_writable_and_retry(again: Callable[..., Any], path: str, _: Any) -> None:
         for part in (Path(path).parent, Path(path)):
-            if not part.is_symlink() and part.is_dir():
+            if part.is_relative_to(folder) and not part.is_symlink() and part.is_dir():
                 part.chmod(0o700)
         if Path(path).is_dir() and not Path(path).is_symlink():
             shutil.rmtree(path)

@@ -204,8 +204,14 @@ class Subscriber:
         self._filling, self._held = rest, True
 
     def release(self) -> None:
-        """What was held goes out."""
-        self._held = False
+        """What was held goes out, in batches as they are wanted."""
+        held, was_held, self._held = self._filling, self._held, False
+        if was_held and not held.tells:
+            self._filling = _Batch()
+            self._backlog -= held.size
+            self._backlog_records -= len(held.events)
+            for event in held.events:
+                self._append(event)
         self.flush()
 
     def pending(self) -> list[bytes]:

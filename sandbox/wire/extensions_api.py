@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -54,6 +54,7 @@ class ExtensionsApi:
         self._names: dict[str, str] = {}  # by identifier
         self._calls: dict[str, Call] = {}  # the newest of each name
         self.port = 0
+        self.launched: Collection[str] = ()  # the external ones
         for prefix in (_BASE, *_SUBSCRIPTIONS):
             api.routes[prefix] = self._request
 
@@ -110,7 +111,7 @@ class ExtensionsApi:
     def _note(self, exchange: Exchange, name: str) -> Call:
         call = Call(exchange.method.decode(), exchange.target.decode("latin-1"), name=name)
         exchange.note = call
-        if name in self._calls or len(self._calls) < EXTENSION_NAMES:
+        if name in self._calls or name in self.launched or len(self._calls) < EXTENSION_NAMES:
             self._calls[name] = call
         return call
 

@@ -399,6 +399,38 @@ def test_the_json_document_of_a_failure(sandbox: Sandbox, app: Path) -> None:
     assert any(line.startswith("sandbox: Runtime.ExitError") for line in document["logs"])
 
 
+HOLDER = f"""#!{os.path.realpath(sys.executable)} -S
+import http.client, json, os, time
+api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+base = "/2020-01-01/extension/"
+api.request("POST", base + "register", '{{"events": ["INVOKE", "SHUTDOWN"]}}', {{"Lambda-Extension-Name": "holder"}})
+reply = api.getresponse()
+reply.read()
+me = {{"Lambda-Extension-Identifier": reply.headers["Lambda-Extension-Identifier"]}}
+while True:
+    api.request("GET", base + "event/next", headers=me)
+    if json.loads(api.getresponse().read())["eventType"] == "SHUTDOWN":
+        break
+    time.sleep(1)
+"""
+
+
+def test_the_json_document_says_who_held_it_open_and_the_wind_down_goes_to_stderr(
+    sandbox: Sandbox, app: Path, folder: MakeFolder
+) -> None:
+    layer = folder(**{"extensions/holder": HOLDER})
+    (layer / "extensions/holder").chmod(0o755)
+    done = sandbox("invoke", app, *PYTHON, "app.none", "--json", "--layer", layer)
+    document = done.json()
+    assert list(document)[-3:] == ["heldOpenBy", "heldOpenMs", "logs"]
+    assert document["heldOpenBy"] == "holder"
+    assert document["heldOpenMs"] > 0
+    head, line = done.err.splitlines()
+    assert head.startswith("sandbox: Shutdown (spindown): ")
+    assert line.startswith("sandbox:   extension holder: given SHUTDOWN, exit code 0 after ")
+    assert not [line for line in document["logs"] if "spindown" in line]
+
+
 ANSWERS = {
     "text": b"not JSON",
     "bytes": b"\xff\x00\n",

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ import pytest
 
 from sandbox import Host, InvokeResult
 from sandbox.clock import ManualClock
-from sandbox.core.limits import EXTENSION_BODY, TELEMETRY_HISTORY
+from sandbox.core.limits import EXTENSION_BODY, TELEMETRY_HISTORY, TELEMETRY_REPLAYS
 from sandbox.core.states import Phase
 from sandbox.host.environment import Environment, Job
 from sandbox.telemetry.journal import Journal
@@ -180,6 +181,12 @@ class World(worlds.World):
 
         await self.until(looked)
         found[0].kill()
+
+    async def kill(self, name: str) -> None:
+        """Its process dies, whatever it is by then: "runtime", or an extension."""
+        processes = self.environment._processes._processes
+        await self.until(lambda: name in processes and processes[name].pid != 0)
+        os.kill(processes[name].pid, signal.SIGKILL)
 
     async def got(self, sink: Sink, *types: str) -> None:
         """Time passes until these events, and no others, have come."""
@@ -486,6 +493,45 @@ async def test_nothing_is_delivered_while_frozen_not_even_what_was_full(world: M
     )
 
 
+@pytest.mark.catalogue("TL-041", "TL-042")
+async def test_at_the_thaw_of_shutdown_everything_goes_out_but_the_last_report(world: MakeWorld) -> None:
+    one = await world()
+    agent, sink = await one.agent(), await one.sink()
+    await agent.subscribed(sink, types=["platform"], buffering={"timeoutMs": 30_000})
+    runtime = await one.initialised(agent)
+    await one.warm_invoke(runtime, agent)
+    ending = asyncio.ensure_future(one.environment.shutdown())
+    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"  # type: ignore[index]
+    assert sink.types()[-2:] == ["start", "runtimeDone"]
+    await one.passes(one.environment.limits.last_telemetry - 0.001)
+    assert sink.types()[-1] == "runtimeDone"
+    one.clock.advance(0.001)
+    await one.until(lambda: sink.requests == 2)
+    assert sink.types()[-2:] == ["runtimeDone", "report"]
+    one.clock.advance(2)
+    await ending
+
+
+@pytest.mark.catalogue("TL-042")
+async def test_a_batch_that_waited_for_another_one_goes_out_at_the_thaw(world: MakeWorld) -> None:
+    one = await world()
+    agent, sink = await one.agent(), await one.sink("stall")
+    await agent.subscribed(sink, types=["platform"])
+    await one.passes()
+    await one.poll()
+    await one.passes()  # a second batch is whole, behind the one that nobody has answered
+    await agent.park()
+    await one.until(lambda: one.environment.machine.phase is Phase.FROZEN)
+    sink.how = "ok"
+    sink.go_on.set()
+    await one.until(lambda: one.environment._telemetry.standing("agent").delivered == 2)  # type: ignore[union-attr]
+    await one.heard()
+    assert sink.requests == 1
+    one.invoke()
+    await one.until(lambda: len(sink.batches) == 2)  # time stands still
+    assert sink.types() == ["initStart", "telemetrySubscription", "initRuntimeDone"]
+
+
 @pytest.mark.catalogue("TL-010", "TL-009", "TL-007")
 async def test_a_tcp_subscriber_gets_lines(world: MakeWorld) -> None:
     one = await world()
@@ -623,6 +669,31 @@ async def test_a_second_subscription_gets_what_the_first_was_not_given(world: Ma
     assert first.events == []
 
 
+@pytest.mark.catalogue("TL-015", "TL-040")
+async def test_who_subscribes_anew_is_given_its_init_a_bounded_number_of_times(world: MakeWorld) -> None:
+    one = await world()
+    agent, sink = await one.agent(), await one.sink()
+    expected: list[str] = []
+    for number in range(TELEMETRY_REPLAYS + 3):
+        await agent.subscribed(sink, types=ALL[: 1 + number % 2])  # each wants something else than the one before
+        replay = ["initStart", "telemetrySubscription"] if number < TELEMETRY_REPLAYS else []
+        expected += [*replay, *(["telemetrySubscription"] if number else [])]
+        await one.got(sink, *expected)
+
+
+@pytest.mark.catalogue("TL-015", "TL-040")
+async def test_a_later_subscriber_is_not_told_how_often_another_one_has_subscribed(world: MakeWorld) -> None:
+    one = await world("a", "b")
+    a, b = await one.agent("a"), await one.agent("b")
+    sink, other = await one.sink(), await one.sink()
+    for _ in range(3):
+        await a.subscribed(sink, types=["platform"])
+    await b.subscribed(other, types=["platform"])
+    await one.got(other, "initStart", *["telemetrySubscription"] * 2)
+    states = [(record["name"], record["state"]) for record in other.records("platform.telemetrySubscription")]
+    assert states == [("a", "Subscribed"), ("b", "Subscribed")]
+
+
 # ── a reset ──
 
 
@@ -663,6 +734,51 @@ async def test_after_a_reset_nothing_is_delivered_until_a_new_subscription(world
     expected = ["initStart", "telemetrySubscription", "initRuntimeDone", "extension", "initReport", "start"]
     await one.got(sink, *sink.types()[:before], *expected)
     assert {event["record"]["phase"] for event in sink.events[before:] if "phase" in event["record"]} == {"invoke"}
+
+
+@pytest.mark.catalogue("TL-041", "TL-042", "TL-043")
+async def test_the_last_report_of_a_quick_reset_is_no_reason_to_send_what_the_next_generation_has(world: MakeWorld) -> None:
+    one = await world()
+    agent, sink = await one.agent("agent", "SHUTDOWN"), await one.sink()
+    await one.initialised(agent)
+    await one.kill("runtime")
+    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"  # type: ignore[index]
+    await one.kill("agent")
+    await one.until(lambda: one.environment.machine.phase is Phase.CREATED)
+    one.invoke()
+    await one.until(lambda: one.environment.machine.phase is Phase.INIT_EXTENSIONS)
+    again = await one.agent()
+    await again.subscribed(sink, types=["platform"], buffering={"timeoutMs": 30_000})
+    await again.park()
+    runtime = await one.poll()
+    event = await runtime.reply()
+    await one.passes(one.environment.limits.last_telemetry)  # the old generation's
+    assert sink.requests == 0
+    await answered(runtime, event)
+    await again.connection.reply()
+    await again.park()
+    await one.poll(runtime)
+    await one.until(lambda: one.environment.machine.phase is Phase.FROZEN)
+    await one.passes(one.environment.limits.last_telemetry)
+    one.invoke()
+    await one.passes()
+    assert sink.requests == 0  # nor was a batch made while it was frozen
+
+
+@pytest.mark.catalogue("TL-041")
+async def test_after_a_quick_shutdown_no_timer_of_its_last_report_rings(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await world()
+    agent, rung = await one.agent("agent", "SHUTDOWN"), []
+    monkeypatch.setattr(one.environment, "_last_telemetry", lambda: rung.append(one.clock.now()))
+    await one.initialised(agent)
+    ending = asyncio.ensure_future(one.environment.shutdown())
+    await agent.connection.reply()
+    await one.kill("agent")
+    await ending
+    one.clock.advance(60)
+    assert rung == []
 
 
 @pytest.mark.catalogue("TL-039", "TL-071", "TL-069")

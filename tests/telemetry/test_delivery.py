@@ -72,12 +72,12 @@ class Desk:
         told = {"dropped": [lost.records, lost.size, lost.reason], "number": len(self.dropped)}
         return json.dumps(told).encode()
 
-    def add(self, size: int = 20, *, platform: bool = False) -> bytes:
+    def add(self, size: int = 20, *, platform: bool = False, report: bool = False) -> bytes:
         event = b"%d " % self.count
         event += b"x" * (size - len(event))
         self.count += 1
         self.given.append(event)
-        self.subscriber.add(event, platform=platform)
+        self.subscriber.add(event, platform=platform, report=report)
         return event
 
     def wait(self) -> None:
@@ -247,6 +247,128 @@ def test_what_is_pending_is_told_in_order() -> None:
     assert desk.subscriber.standing() == (1, 0, 3, 1, 0)
 
 
+# ── hold, release ──
+
+
+@pytest.mark.catalogue("TL-041")
+def test_held_is_the_newest_report_and_what_follows_it_until_it_is_released() -> None:
+    desk = Desk(quick=True)
+    before = [desk.add(), desk.add(report=True), desk.add()]
+    held = [desk.add(report=True), desk.add()]
+    desk.subscriber.hold()
+    assert desk.peer.sent == [before]
+    assert desk.subscriber.pending() == held
+    desk.clock.advance(1_000)
+    held.append(desk.add())
+    desk.clock.advance(1_000)  # what comes now has a timer, which does not send it
+    assert desk.peer.sent == [before]
+    desk.subscriber.release()
+    assert desk.peer.sent == [before, held]
+    after = desk.add()
+    desk.wait()
+    assert desk.peer.sent == [before, held, [after]]
+    assert desk.subscriber.standing() == (len(desk.given), 0, 0, 3, 0)
+
+
+@pytest.mark.catalogue("TL-041")
+@pytest.mark.parametrize("events", [0, 1, 3])
+def test_without_a_report_nothing_is_held(events: int) -> None:
+    desk = Desk(quick=True)
+    for _ in range(events):
+        desk.add()
+    desk.subscriber.hold()
+    assert desk.events() == desk.given
+    desk.add()
+    desk.wait()
+    assert desk.events() == desk.given
+
+
+@pytest.mark.catalogue("TL-041")
+def test_a_report_that_is_the_first_is_held_and_no_empty_batch_is_sent() -> None:
+    desk = Desk(quick=True)
+    desk.add(report=True)
+    desk.subscriber.hold()
+    assert desk.peer.sent == []
+    desk.subscriber.release()
+    assert desk.peer.sent == [desk.given]
+
+
+@pytest.mark.catalogue("TL-041", "TL-033")
+def test_what_is_held_waits_behind_what_was_on_its_way() -> None:
+    desk = Desk()
+    for report in (False, False, True):
+        desk.wait()
+        desk.add(report=report)
+    desk.subscriber.hold()
+    desk.subscriber.release()
+    desk.take_all()
+    assert desk.peer.sent == [[event] for event in desk.given]
+
+
+@pytest.mark.catalogue("TL-041", "TL-031", "TL-038")
+def test_the_sizes_of_what_is_held_and_of_the_rest_are_right() -> None:
+    desk = Desk(quick=True)
+    desk.add(100_000)
+    desk.add(90_000, report=True)
+    desk.subscriber.hold()
+    assert (desk.subscriber._backlog, desk.subscriber._backlog_records) == (90_000, 1)
+    desk.subscriber.release()
+    assert desk.subscriber._backlog == desk.subscriber._backlog_records == 0
+    desk.peer.quick = False
+    for _ in range(TELEMETRY_BACKLOG):  # the whole bound is there again, and no more
+        desk.add(BYTES)
+    assert desk.subscriber.standing()[:3] == (2, 0, TELEMETRY_BACKLOG)
+    desk.add()
+    assert desk.subscriber.standing()[:3] == (2, 1, TELEMETRY_BACKLOG)
+
+
+def overflowed(size: int, count: int) -> Desk:
+    """More than a batch's worth has come while it was held."""
+    desk = Desk(quick=True)
+    before, _ = desk.add(), desk.add(report=True)
+    desk.subscriber.hold()
+    for _ in range(count):
+        desk.add(size)
+    assert desk.peer.sent == [[before]]
+    return desk
+
+
+OVERFLOWS = pytest.mark.parametrize(("size", "count"), [(100_000, 5), (20, ITEMS + 5)])
+
+
+@pytest.mark.catalogue("TL-041")
+@OVERFLOWS
+def test_what_overflows_while_it_is_held_is_held_and_then_goes_out_in_order(size: int, count: int) -> None:
+    desk = overflowed(size, count)
+    desk.subscriber.release()
+    assert desk.events() == desk.given
+    assert desk.subscriber.standing()[:3] == (len(desk.given), 0, 0)
+
+
+@pytest.mark.catalogue("TL-041", "TL-031", "TL-030")
+@OVERFLOWS
+def test_what_overflows_while_it_is_held_goes_out_in_batches_as_wanted(size: int, count: int) -> None:
+    desk = overflowed(size, count)
+    desk.subscriber.release()
+    assert all(len(batch) <= ITEMS and sum(map(len, batch)) <= BYTES for batch in desk.peer.sent)
+
+
+@pytest.mark.catalogue("TL-041", "TL-038", "TL-083")
+def test_what_is_lost_while_something_is_held_is_told_when_it_is_released() -> None:
+    desk = Desk(quick=True)
+    desk.add()
+    desk.add(report=True)
+    desk.subscriber.hold()
+    while not desk.subscriber.standing().dropped:
+        desk.add(100_000)
+    desk.subscriber.release()
+    desk.add()
+    desk.take_all()
+    missing = [event for event in desk.given if event not in desk.events()]
+    assert desk.lost() == [(len(missing), sum(map(len, missing)))]
+    assert desk.subscriber.standing()[:3] == (len(desk.peer.taken), len(missing), 0)
+
+
 # ── retries ──
 
 
@@ -412,6 +534,18 @@ def test_platform_events_get_in_where_output_does_not_any_more_but_not_for_ever(
     desk.take_all()
     told = sum(records for records, _ in desk.lost())
     assert len(desk.events()) + told == len(desk.given)
+
+
+@pytest.mark.catalogue("TL-038")
+@pytest.mark.parametrize("size", [10, 1_000])  # of these, the records are the bound, and of those the bytes
+def test_a_platform_event_gets_in_where_output_of_its_size_does_not(size: int) -> None:
+    desk = stalled(size)
+    desk.add(size)
+    assert desk.given[-1] not in desk.subscriber.pending()
+    event = desk.add(size, platform=True)
+    assert desk.subscriber.pending()[-1] == event
+    desk.add(size)
+    assert desk.given[-1] not in desk.subscriber.pending()
 
 
 @pytest.mark.catalogue("TL-040", "TL-083")

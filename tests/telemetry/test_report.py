@@ -116,3 +116,31 @@ def test_a_diagnosis_is_shown_line_by_line() -> None:
 @pytest.mark.parametrize("type_", ["platform.initRuntimeDone", "platform.runtimeDone", "sandbox.other"])
 def test_what_logs_do_not_show(type_: str) -> None:
     assert lines(type_, {"requestId": ID, "status": "success", "phase": "init"}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "given SHUTDOWN, exit code 0 after 12 ms"),
+        ({"exit": "signal: killed", "ms": 2000.4}, "given SHUTDOWN, did not exit: signal: killed after 2000 ms"),
+        ({"exit": "exit code 1", "ms": 0.0}, "given SHUTDOWN, exit code 1 after 0 ms"),
+        ({"exit": None}, "given SHUTDOWN, killed after 12 ms"),
+        ({"told": False, "state": "LaunchError", "exit": "no such file"}, "had not started: no such file"),
+        ({"told": False, "ms": 0.0, "exit": "exit code 3"}, "had ended before: exit code 3"),
+        ({"told": False, "registered": False, "exit": None, "events": []}, "had not registered, killed after 12 ms"),
+        ({"told": False, "events": ["INVOKE"]}, "had not asked for SHUTDOWN, exit code 0 after 12 ms"),
+        ({"told": False, "exit": "signal: killed"}, "did not poll for SHUTDOWN, signal: killed after 12 ms"),
+        ({"telemetry": {"undeliveredRecords": 0}}, "given SHUTDOWN, exit code 0 after 12 ms"),
+        (
+            {"telemetry": {"undeliveredRecords": 7}},
+            "given SHUTDOWN, exit code 0 after 12 ms; 7 telemetry records were not delivered",
+        ),
+    ],
+)
+def test_how_an_extension_ended(changes: dict[str, Any], expected: str) -> None:
+    extension = {"name": "agent", "state": "Shutdown", "registered": True, "told": True, "events": ["INVOKE", "SHUTDOWN"]}
+    extension |= {"exit": "exit code 0", "ms": 12.3, **changes}
+    body = {"phase": "Shutdown", "reason": "spindown", "durationMs": 20.4, "windowMs": 2000.0, "runtimeMs": 5.0}
+    head, line = lines("sandbox.windDown", {**body, "extensions": [extension]})
+    assert head == "sandbox: Shutdown (spindown): 20 ms of 2000 ms; the runtime ended after 5 ms"
+    assert line == f"sandbox:   extension agent: {expected}"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
+import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from sandbox import Limits
-from sandbox.core.limits import EXTENSION_BODY
+from sandbox.core.limits import EXTENSION_BODY, EXTENSION_NAME, EXTENSION_NAMES
 from sandbox.core.states import Extension, Phase, Runtime
 from sandbox.host.environment import Job
 from tests import worlds
@@ -166,6 +170,29 @@ async def test_a_register_without_a_name_is_refused(world: MakeWorld, fields: di
     reply = await connection.ask("POST", BASE + "register", events_of("INVOKE"), **fields)
     assert refused(reply, 403, "Extension.InvalidExtensionName") == "Empty extension name"
     assert (await register(connection, "ext")).status == 200
+
+
+@pytest.mark.catalogue("EX-020")
+async def test_a_name_has_a_longest_length(world: MakeWorld) -> None:
+    w = await world()
+    connection = await w.connect()
+    said = refused(await register(connection, "x" * (EXTENSION_NAME + 1)), 403, "Extension.InvalidExtensionName")
+    assert said == f"The extension name is longer than {EXTENSION_NAME} characters"
+    assert w.environment._extensions.callers() == []
+    assert (await register(connection, "x" * EXTENSION_NAME)).status == 200
+
+
+@pytest.mark.catalogue("EX-010")
+async def test_only_so_many_names_that_called_are_remembered(world: MakeWorld) -> None:
+    w = await world()
+    connection = await w.connect()
+    for number in range(EXTENSION_NAMES + 2):
+        await register(connection, f"inside{number}")
+    api = w.environment._extensions
+    assert api.callers() == [f"inside{number}" for number in range(EXTENSION_NAMES)]
+    before = api.last_call("inside0")
+    await register(connection, "inside0")
+    assert api.last_call("inside0") not in (None, before)  # of those that are, the newest call
 
 
 @pytest.mark.catalogue("EX-021")
@@ -510,6 +537,26 @@ async def test_an_invoke_ends_with_the_last_poll_and_its_caller_does_not_wait(wo
     assert job.result.held_open_by == "ext"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it writes to the output of another process, by /proc")
+async def test_what_an_extension_printed_before_its_poll_is_recorded_before_the_report(world: MakeWorld) -> None:
+    w = await world("ext")
+    ext = await w.extension("ext", "INVOKE")
+    runtime = await w.ready(ext)
+    job = w.invoke()
+    await ext.event()
+    await answered(runtime, await runtime.reply())
+    await repolls(w, runtime)
+    process = w.environment._processes._processes["ext"]
+    for output in process.outputs:
+        asyncio.get_running_loop().remove_reader(output._fd)  # it is not read by chance
+    out = os.open(f"/proc/{process.pid}/fd/1", os.O_WRONLY)
+    os.write(out, b"at the end\n")
+    os.close(out)
+    await ext.park()
+    await ended(w, job)
+    assert w.records.index(("extension", "at the end")) < [type_ for type_, _ in w.records].index("platform.report")
+
+
 @pytest.mark.catalogue("EX-054", "EX-056")
 async def test_a_second_poll_beside_a_parked_one_is_refused(world: MakeWorld) -> None:
     w = await world("ext")
@@ -591,6 +638,42 @@ async def test_shutdown_is_the_answer_to_a_poll_after_the_runtime_has_gone(world
     assert not [name for name in event.headers if name.startswith("lambda")]
     deadline = round((w.clock.wall() + 2) * 1000)
     assert event.json() == {"eventType": "SHUTDOWN", "shutdownReason": reason, "deadlineMs": deadline}
+    await over(w, ending)
+
+
+@pytest.mark.catalogue("LC-106", "EX-084")
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_signal_for_a_runtime_that_is_being_started_reaches_it(
+    world: MakeWorld, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    w = await world("ext")
+    processes = w.environment._processes
+    await w.until(lambda: "ext" in processes._processes and processes._processes["ext"].pid != 0)
+    tree, begun, go_on = processes._tree, asyncio.Event(), asyncio.Event()
+    spawn, send, sent = tree.spawn, tree.signal, []
+
+    async def slow(*what: Any) -> int:
+        begun.set()
+        await go_on.wait()
+        return await spawn(*what)
+
+    def noted(pid: int, number: int) -> None:
+        sent.append(number)
+        send(pid, number)
+
+    monkeypatch.setattr(tree, "spawn", slow)
+    monkeypatch.setattr(tree, "signal", noted)
+    ext = await w.extension("ext", "SHUTDOWN")
+    await begun.wait()
+    ending = await shut_down(w)
+    await w.until(lambda: w.environment.machine.phase is Phase.SHUTDOWN)
+    if killed:
+        w.clock.advance(w.environment.limits.runtime_share)
+    go_on.set()
+    await w.until(lambda: processes._processes["runtime"].pid != 0)
+    assert sent == [signal.SIGTERM, signal.SIGKILL][: 1 + killed]
+    await w.until(lambda: w.environment.machine.runtime is Runtime.EXITED)
+    assert (await ext.ask("GET", "event/next")).json()["eventType"] == "SHUTDOWN"
     await over(w, ending)
 
 

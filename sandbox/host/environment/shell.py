@@ -133,7 +133,7 @@ class Environment:
             peak = self._processes.measured_peak
             take = self._telemetry.take
             self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan, peak, take)
-            self.machine.externals = self.plan.extensions
+            self.machine.externals = self._extensions.launched = self.plan.extensions
             self._api.on_refusal = self._refused
             self._processes.begin(self.plan, self._ledger)
             self._explainer = Explainer(self.function, self.plan, self._ledger, self._processes, self._api, self._extensions)
@@ -408,6 +408,9 @@ class Environment:
         elif effect.type == "platform.initStart":
             self._init_error = None
             self._processes.generation = self.machine.generation
+            if self._last is not None:  # it was for the generation before
+                self._last.cancel()
+                self._last = None
             self._extensions.begin()
             self._telemetry.begin()
         elif effect.type == "platform.start" and job is not None:
