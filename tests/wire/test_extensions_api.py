@@ -586,7 +586,8 @@ async def test_an_event_whose_client_had_gone_is_given_to_the_next_poll(world: M
     w = await world("ext")
     ext = await w.extension("ext", "INVOKE")
     runtime = await w.ready(ext)
-    ext.connection.writer.get_extra_info("socket").shutdown(socket.SHUT_RDWR)  # the host's event loop has not been told yet
+    with socket.socket(fileno=os.dup(ext.connection.writer.get_extra_info("socket").fileno())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)  # gone, and the host's event loop has not been told yet
     job = w.invoke()
     await runtime.reply()
     ext.connection = await w.connect()
