@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -139,7 +140,7 @@ class Reply:
         self.headers = headers
         self.body = body
 
-    def json(self) -> object:
+    def json(self) -> Any:
         return json.loads(self.body)
 
     def __repr__(self) -> str:

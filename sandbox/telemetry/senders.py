@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import httptools
 
@@ -53,8 +53,8 @@ class _Link(asyncio.Protocol):
         self.full = False  # something that was written is still here
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]  # uvloop's transports are not asyncio's
-        transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are none by name
+        self.transport.set_write_buffer_limits(high=0)
         if self.sender is None:
             self.drop()
         else:

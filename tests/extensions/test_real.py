@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeFolder
+from tests.conftest import MakeFolder, needs_bash
 from tests.extensions import bwrap
 
 DRIVER = Path(__file__).with_name("driver.py")
@@ -337,8 +337,7 @@ def test_tailscale_as_it_is_published_cannot_be_executed(real: Real) -> None:
 
 @pytest.mark.catalogue("EX-001", "EX-066", "EX-080", "EX-081")
 def test_tailscale_without_its_settings_crashes_before_its_first_poll(real: Real, tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("no curl here: the extension is a shell script")
+    needs_bash()  # and curl: the extension is a script
     layer = shutil.copytree(bwrap.folder("tailscale") / "extensions", tmp_path / "layer" / "extensions").parent
     (layer / "extensions" / "tailscale-extension").chmod(0o755)
     run = real(layer, {})

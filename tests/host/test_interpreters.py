@@ -188,7 +188,7 @@ def test_one_that_aws_has_not_is_run_and_marked(install: Install) -> None:
 )
 def test_other_ids(install: Install, runtime: str, kind: type[Exception], said: str) -> None:
     if runtime == "python3":  # the one that runs us
-        assert Interpreters().find(runtime).runtime == OWN  # type: ignore[union-attr]
+        assert Interpreters().find(runtime).runtime == OWN
         return
     with pytest.raises(kind, match=said):
         Interpreters().find(runtime)
@@ -206,7 +206,7 @@ def test_each_one_is_asked_once_and_again_when_it_has_changed(install: Install, 
     assert asked(tmp_path) == 1
     path.unlink()
     install("bin/node", "22.1.0")
-    assert Interpreters().find("nodejs").runtime == "nodejs22.x"  # type: ignore[union-attr]
+    assert Interpreters().find("nodejs").runtime == "nodejs22.x"
     assert asked(tmp_path) == 2
 
 
@@ -215,7 +215,7 @@ def test_a_memory_that_cannot_be_read_is_made_anew(install: Install, text: str) 
     install("bin/node", "20.1.0")
     memory = default_root() / "interpreters.json"
     memory.write_text(text)
-    assert Interpreters().find("nodejs20.x").version == "20.1.0"  # type: ignore[union-attr]
+    assert Interpreters().find("nodejs20.x").version == "20.1.0"
     assert len(json.loads(memory.read_text())) == 1
 
 

@@ -368,7 +368,7 @@ async def test_a_cold_and_a_warm_invoke(world: MakeWorld) -> None:
     runtime = await one.initialised(agent)
     job = one.invoke()
     event = await runtime.reply()
-    assert (await agent.connection.reply()).json()["requestId"] == job.request_id  # type: ignore[index]
+    assert (await agent.connection.reply()).json()["requestId"] == job.request_id
     init += ["initRuntimeDone", "extension", "initReport", "start"]
     await one.got(sink, *init)
     one.clock.advance(0.5)
@@ -459,12 +459,12 @@ async def test_the_last_report_comes_in_shutdown(world: MakeWorld) -> None:
     assert sink.events == []
     ending = asyncio.ensure_future(one.environment.shutdown())
     event = (await agent.connection.reply()).json()
-    assert event["eventType"] == "SHUTDOWN"  # type: ignore[index]
+    assert event["eventType"] == "SHUTDOWN"
     await one.passes(one.environment.limits.last_telemetry)
     await one.until(lambda: bool(sink.events))
     assert sink.types()[-2:] == ["runtimeDone", "report"]
     assert not ending.done()
-    assert one.clock.wall() * 1000 < event["deadlineMs"]  # type: ignore[index]
+    assert one.clock.wall() * 1000 < event["deadlineMs"]
     one.clock.advance(2)
     await ending
 
@@ -501,7 +501,7 @@ async def test_at_the_thaw_of_shutdown_everything_goes_out_but_the_last_report(w
     runtime = await one.initialised(agent)
     await one.warm_invoke(runtime, agent)
     ending = asyncio.ensure_future(one.environment.shutdown())
-    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"  # type: ignore[index]
+    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"
     assert sink.types()[-2:] == ["start", "runtimeDone"]
     await one.passes(one.environment.limits.last_telemetry - 0.001)
     assert sink.types()[-1] == "runtimeDone"
@@ -524,7 +524,7 @@ async def test_a_batch_that_waited_for_another_one_goes_out_at_the_thaw(world: M
     await one.until(lambda: one.environment.machine.phase is Phase.FROZEN)
     sink.how = "ok"
     sink.go_on.set()
-    await one.until(lambda: one.environment._telemetry.standing("agent").delivered == 2)  # type: ignore[union-attr]
+    await one.until(lambda: one.environment._telemetry.standing("agent").delivered == 2)
     await one.heard()
     assert sink.requests == 1
     one.invoke()
@@ -710,7 +710,7 @@ async def test_after_a_reset_nothing_is_delivered_until_a_new_subscription(world
     assert job.result.error_type == "Sandbox.Timedout"
     await one.passes(0.6)  # the runtime's share
     await agent.connection.send(request("GET", EXTENSION + "event/next", lambda_extension_identifier=agent.identifier))
-    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"  # type: ignore[index]
+    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"
     await one.passes(0.1)
     await one.until(lambda: "report" in sink.types())
     assert sink.types()[-3:] == ["start", "runtimeDone", "report"]
@@ -742,7 +742,7 @@ async def test_the_last_report_of_a_quick_reset_is_no_reason_to_send_what_the_ne
     agent, sink = await one.agent("agent", "SHUTDOWN"), await one.sink()
     await one.initialised(agent)
     await one.kill("runtime")
-    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"  # type: ignore[index]
+    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"
     await one.kill("agent")
     await one.until(lambda: one.environment.machine.phase is Phase.CREATED)
     one.invoke()
@@ -805,7 +805,7 @@ async def test_a_crash_delivers_what_was_buffered_before_the_shutdown_event(worl
     one.invoke()
     await runtime.reply()
     await one.kill_runtime()
-    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"  # type: ignore[index]
+    assert (await agent.connection.reply()).json()["eventType"] == "SHUTDOWN"
     assert sink.requests == 1
 
 
@@ -816,7 +816,7 @@ async def test_an_init_that_timed_out_is_unknown(world: MakeWorld) -> None:
     one.clock.advance(10)
     await one.until(lambda: any(type_ == "platform.initReport" for type_, _ in one.records))
     [done] = [record for type_, record in one.records if type_ == "platform.initRuntimeDone"]
-    assert done["errorType"] == "Runtime.Unknown"  # type: ignore[index]
+    assert done["errorType"] == "Runtime.Unknown"
 
 
 # ── the Logs API ──

@@ -44,7 +44,7 @@ async def test_a_reported_error_is_the_callers_answer_and_no_more(played: Played
     assert not runtime.ended.done()
     for kind in ("platform.runtimeDone", "platform.report"):
         record = next(record for type_, record in played.records if type_ == kind)
-        assert record["status"] == "success"  # type: ignore[index]
+        assert record["status"] == "success"
 
 
 @pytest.mark.catalogue("RT-091")
@@ -201,7 +201,7 @@ async def test_the_init_error_of_the_second_attempt_is_the_first_answer(played: 
     assert job.result.function_error == "Unhandled"
     assert job.result.payload == b'{"errorType":"Two"}'
     assert job.result.error_type == "Runtime.Two"
-    phases = [record["phase"] for type_, record in played.records if type_ == "platform.initStart"]  # type: ignore[index]
+    phases = [record["phase"] for type_, record in played.records if type_ == "platform.initStart"]
     assert phases == ["init", "invoke"]
 
 
