@@ -1,4 +1,4 @@
-"""Build hook: compiles sandbox/process/init/init.c. Without a C compiler the package is built without it, and says so."""
+"""Build hook: compiles sandbox/process/init. Without a C compiler the package is built without it, and says so."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class CompileInit(BuildHookInterface):  # type: ignore[type-arg]
             self.app.display_warning("no C compiler: built without sandbox-init; `sandbox doctor` tells what that costs")
             target.unlink(missing_ok=True)
             return
-        command = [compiler, "-O2", "-o", str(target), str(FOLDER / "init.c")]
+        command = [compiler, "-O2", "-o", str(target), *map(str, sorted(FOLDER.glob("*.c")))]
         if subprocess.run([*command, "-static"], capture_output=True, check=False).returncode != 0:
             subprocess.run(command, check=True)  # a system without a static C library
+        target.chmod(0o755)  # whatever the umask: where the host is root, another user runs it
         if version != "editable":
             build_data["pure_python"] = False
             build_data["tag"] = f"py3-none-{_platform()}"

@@ -95,12 +95,12 @@ async def cold(host: Host) -> float:
     return took * 1e3
 
 
-def bare() -> float:
+def bare(program: Path = BUILD / "bootstrap") -> float:
     """Spawn, accept, one event, one answer: what no host can do without."""
     listener = socket.create_server(("127.0.0.1", 0))
     env = {"AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{listener.getsockname()[1]}"}
     start = time.perf_counter()
-    process = subprocess.Popen([str(BUILD / "bootstrap")], env=env, start_new_session=True)
+    process = subprocess.Popen([str(program)], env=env, start_new_session=True)
     connection, _ = listener.accept()
     connection.recv(65536)
     head = f"HTTP/1.1 200 OK\r\nLambda-Runtime-Aws-Request-Id: 1\r\nContent-Length: {len(EVENT)}\r\n\r\n"

@@ -1,14 +1,22 @@
-"""What tests share: functions as folders, a host, a runtime that the test plays itself, a watch for what they leave."""
+"""What tests share: functions as folders, a host, a runtime that the test plays itself, a watch for what they leave.
+
+Whatever makes environments depends on the fixture `tier`, and runs in the tiers `process` and `namespace`. The marker `tiers`
+names others, for a test or for a module: "plain" is tier `process` without sandbox-init.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
+import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -16,14 +24,18 @@ import pytest
 from sandbox import Host, Limits
 from sandbox.cli.doctor import bash as bash_finding
 from sandbox.clock import ManualClock
+from sandbox.core.errors import Unsupported
 from sandbox.core.function import FunctionConfig
 from sandbox.host.environment import Environment, Job
 from sandbox.package.cache import Cache
 from sandbox.package.package import open_package
 from sandbox.process import launcher
+from sandbox.process.isolation import Isolation, choose
 from sandbox.telemetry.journal import Journal
 
 ROOT = Path(__file__).parent.parent
+TIERS = ("process", "namespace")
+every_tree = pytest.mark.tiers("plain", "process", "namespace")
 SLEEPER = "#!/bin/sh\nexec sleep 1000\n"  # a process that never calls the API: the test is the runtime
 SHORT = Limits(init=1.0, shutdown_external=0.6, shutdown_internal=0.2, runtime_share=0.2, init_error_grace=0.3, kill_wait=2.0)
 
@@ -107,22 +119,130 @@ def folder(tmp_path: Path) -> MakeFolder:
     return make
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "tiers(*names): where this test runs: plain, process, namespace; else the last two")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "tier" in metafunc.fixturenames:
+        mark = metafunc.definition.get_closest_marker("tiers")
+        metafunc.parametrize("tier", mark.args if mark is not None else TIERS, indirect=True)
+
+
+class Tier(NamedTuple):
+    """name: plain, process or namespace."""
+
+    name: str
+    isolation: Isolation
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of `sandbox invoke`, for the same."""
+        return "--isolation", self.isolation.tier, "--network", "none"
+
+
+@functools.cache
+def isolation_of(name: str) -> Isolation | str:
+    """What is had for this name here, or why it cannot be. No test calls out."""
+
+    def probe() -> Isolation | str:
+        try:
+            return asyncio.run(choose("namespace" if name == "namespace" else "process", "none"))
+        except Unsupported as error:
+            return str(error).removeprefix("--isolation namespace: ")
+
+    with ThreadPoolExecutor(1) as thread:  # its own loop, and a thread that lives as long as what it starts
+        return thread.submit(probe).result()
+
+
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
+def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tier:
+    """The tier of every environment whose test does not ask for another."""
+    name = str(request.param)
+    if name == "plain":
+        monkeypatch.setattr(launcher, "guard", lambda: launcher.Guard(False, "the test wants it so"))
+    isolation = isolation_of(name)
+    if isinstance(isolation, str):
+        pytest.skip(f"tier {name}: {isolation}")
+
+    async def chosen(wanted: str = "auto", network: str = "auto") -> Isolation:
+        return isolation if wanted == "auto" else await choose(wanted, network)
+
+    monkeypatch.setattr("sandbox.host.host.choose", chosen)
+    return Tier(name, isolation)
+
+
+@pytest.fixture
+async def host(tier: Tier) -> AsyncIterator[Host]:
     """A host with short limits and the machine's own clock."""
     async with Host(limits=SHORT) as host:
         yield host
     no_task_is_left()
 
 
-@pytest.fixture(params=["init", "plain"])
-def tree(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test with both kinds of process tree, as far as they work here."""
-    if request.param == "plain":
-        monkeypatch.setattr(launcher, "guard", lambda: launcher.Guard(False, "the test wants it so"))
-    elif (why := launcher.guard().why_not) is not None:
-        pytest.skip(why)
-    return str(request.param)
+# ── an environment from outside ──
+
+
+def outside(environment: Environment, pid: int) -> int:
+    """The process that a function knows by this id, as this machine counts."""
+    for candidate in environment._processes._tree.pids():
+        try:
+            status = Path(f"/proc/{candidate}/status").read_text()
+        except OSError:
+            continue
+        line = next((line for line in status.splitlines() if line.startswith("NSpid:")), f"NSpid: {candidate}")
+        if int(line.split()[-1]) == pid:
+            return candidate
+    raise ProcessLookupError(f"the environment has no process {pid}")
+
+
+def python_of(tier: Tier) -> str:
+    """A Python for a custom runtime's scripts. Skips where the environment would see none."""
+    if tier.name != "namespace":
+        return os.path.realpath(sys.executable)
+    if not os.access("/usr/bin/python3", os.X_OK):
+        pytest.skip("no /usr/bin/python3: a custom runtime in tier namespace has no Python here")
+    return "/usr/bin/python3"
+
+
+def seen_from_here(environment: Environment, path: str) -> Path:
+    """A path of the environment's processes, of which one must run."""
+    if environment.isolation.tier == "process":
+        return Path(path)
+    return Path(f"/proc/{_one_of(environment).pid}/root{path}")
+
+
+def _one_of(environment: Environment) -> psutil.Process:
+    """A process of an environment in namespaces: all see the same files, and are the same user."""
+    processes = [psutil.Process(pid) for pid in environment._processes._tree.pids()]
+    return next(process for process in processes if process.status() != psutil.STATUS_ZOMBIE)
+
+
+def tmp_of(environment: Environment) -> str:
+    """The folder for temporary files, as its processes know it."""
+    return environment.plan.places.tmp
+
+
+def touch(environment: Environment, path: str) -> None:
+    """Makes a file there, as the user that the processes are: no other can in a file system of theirs."""
+    file = seen_from_here(environment, path)
+    if environment.isolation.tier == "process":
+        file.touch()
+        return
+    first = _one_of(environment)
+    owner = {"user": first.uids().real, "group": first.gids().real, "extra_groups": []} if os.getuid() == 0 else {}
+    subprocess.run(["touch", str(file)], check=True, timeout=20, **owner)  # type: ignore[call-overload]
+
+
+async def listener(environment: Environment, port: int = 0) -> socket.socket:
+    """Listens at the loopback that its processes see."""
+    tree = environment._processes._tree
+    if environment.isolation.network.own:
+        from sandbox.process.namespace import NamespaceTree
+
+        assert isinstance(tree, NamespaceTree)
+        return await tree._socket(256, port)
+    return socket.create_server(("127.0.0.1", port))
 
 
 def needs_bash() -> None:
@@ -130,6 +250,34 @@ def needs_bash() -> None:
     finding = bash_finding()
     if not finding.works:
         pytest.skip(f"{finding.name}: {finding.text}")
+
+
+Reachable = Callable[[Callable[[socket.socket], Awaitable[object]]], Awaitable[int]]
+
+
+@pytest.fixture
+def reachable(tier: Tier, monkeypatch: pytest.MonkeyPatch) -> Reachable:
+    """`port = await reachable(serve)`: a port that environments reach; `serve` is given the socket that listens there.
+
+    Each environment with a network of its own has such a port of its own, and `serve` is called for each.
+    """
+    ports = iter(range(4243, 4300))
+
+    async def reach(serve: Callable[[socket.socket], Awaitable[object]]) -> int:
+        if not tier.isolation.network.own:
+            here = socket.create_server(("127.0.0.1", 0))
+            await serve(here)
+            return int(here.getsockname()[1])
+        port, open_ = next(ports), Environment.open
+
+        async def opened(environment: Environment) -> None:
+            await open_(environment)
+            await serve(await listener(environment, port))
+
+        monkeypatch.setattr(Environment, "open", opened)
+        return port
+
+    return reach
 
 
 class Reply:
@@ -206,8 +354,11 @@ class Played:
         journal.subscribe(lambda record: self.records.append((record.type, record.record)))
 
     async def connect(self) -> Connection:
-        host, _, port = self.environment.address.partition(":")
-        connection = Connection(*await asyncio.open_connection(host, int(port)))
+        loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        port = int(self.environment.address.rpartition(":")[2])
+        transport, _ = await self.environment._dial(lambda: protocol, port)  # type: ignore[misc]
+        connection = Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
         self._connections.append(connection)
         return connection
 
@@ -244,12 +395,12 @@ class Played:
 
 
 @pytest.fixture
-async def played(folder: MakeFolder) -> AsyncIterator[Played]:
+async def played(folder: MakeFolder, tier: Tier) -> AsyncIterator[Played]:
     """A fresh environment with a timeout of 3 s; nothing has been invoked yet."""
     function = FunctionConfig(str(folder(bootstrap=SLEEPER)), timeout=3)
     clock, journal = ManualClock(), Journal()
     package = open_package(function.code, (), Cache())
-    environment = Environment(function, package, journal, clock, limits=Limits())
+    environment = Environment(function, package, journal, clock, isolation=tier.isolation, limits=Limits())
     await environment.open()
     world = Played(environment, clock, journal)
     try:

@@ -92,3 +92,12 @@ def test_the_comparison_with_awss_clients_has_every_case() -> None:
     told = comparison.FILE.read_text()
     missing = [name for name in comparison.names() if f"**{name}**" not in told]
     assert not missing, "python -m tests.runtimes.comparison --write"
+
+
+def test_every_test_that_security_md_names_is_there() -> None:
+    """A promise without its test is none."""
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text()))
+    files = [*(ROOT / "tests" / "process").glob("test_*.py"), *(ROOT / "tests" / "host").glob("test_*.py")]
+    there = {name for file in files for name in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)}
+    assert len(named) > 20
+    assert named <= there

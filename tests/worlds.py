@@ -14,7 +14,7 @@ from sandbox.host.environment import Environment
 from sandbox.package.cache import Cache
 from sandbox.package.package import Package, open_package
 from sandbox.telemetry.journal import Journal
-from tests.conftest import SLEEPER, MakeFolder, Played, no_task_is_left
+from tests.conftest import SLEEPER, MakeFolder, Played, Tier, no_task_is_left
 
 
 class World(Played):
@@ -38,7 +38,7 @@ W = TypeVar("W", bound=World)
 
 
 @contextlib.asynccontextmanager
-async def worlds(kind: type[W], folder: MakeFolder) -> AsyncIterator[Callable[..., Awaitable[W]]]:
+async def worlds(kind: type[W], folder: MakeFolder, tier: Tier) -> AsyncIterator[Callable[..., Awaitable[W]]]:
     """Gives what makes them: `await make("a", "b")` has two external extensions. Init has begun, and nobody has registered."""
     made: list[W] = []
     packages: list[Package] = []
@@ -52,7 +52,8 @@ async def worlds(kind: type[W], folder: MakeFolder) -> AsyncIterator[Callable[..
         function = FunctionConfig(str(folder(bootstrap=bootstrap)), timeout=3, layers=(str(layer),), **settings)
         clock, journal = ManualClock(), Journal()
         package = open_package(function.code, function.layers, Cache())
-        environment = Environment(function, package, journal, clock, limits=limits or Limits())
+
+        environment = Environment(function, package, journal, clock, isolation=tier.isolation, limits=limits or Limits())
         packages.append(package)
         await environment.open()
         made.append(kind(environment, clock, journal))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sandbox.host.interpreters import Interpreter, Language
+    from sandbox.process.isolation import Isolation
 
 
 class Finding(NamedTuple):
@@ -26,15 +27,25 @@ class Finding(NamedTuple):
 
 def findings(folders: Sequence[str] = ()) -> list[Finding]:
     """Every capability, probed."""
+    import asyncio
+
     from sandbox.host.interpreters import LANGUAGES, Interpreters
+    from sandbox.process.isolation import choose, probe_namespace
     from sandbox.process.launcher import guard
 
     guarded = guard()
+    isolated, chosen = asyncio.run(probe_namespace()), asyncio.run(choose())
     interpreters = Interpreters(folders)
     uvloop = _has("uvloop")
     return [
+        Finding("tier namespace", isolated.works, isolated.why_not or _namespace()),
+        Finding(
+            "system call filter",
+            isolated.filtered,
+            _FILTER if isolated.filtered else "only in tier namespace (x86-64, ARM)",
+        ),
+        _network(isolated.works, chosen),
         Finding("tier process", True, "functions run as plain processes of this user; not a security boundary"),
-        Finding("tier namespace", False, "not part of this version yet"),
         Finding(
             "guard",
             guarded.complete,
@@ -43,12 +54,42 @@ def findings(folders: Sequence[str] = ()) -> list[Finding]:
             else f"freeze and kill reach process groups, the rest by a walk: {guarded.why_not}",
         ),
         Finding("event loop", uvloop, "uvloop" if uvloop else "asyncio's own: pip install uvloop makes invokes faster"),
-        Finding("memory limit", True, f"a watchdog over resident memory ({_memory_source()})"),
+        Finding("memory limit", True, _memory(chosen)),
         *(_runtime(language, interpreters.installed(language)) for language in LANGUAGES),
         _names(),
         _ready_extensions(),
         bash(),
     ]
+
+
+_FILTER: Final = "unshare, setns, ptrace, mount, bpf, keyctl, and setting limits of others are refused"
+
+
+def _namespace() -> str:
+    import subprocess
+
+    from sandbox.process.namespace import find_bwrap
+
+    version = subprocess.run([find_bwrap() or "bwrap", "--version"], capture_output=True, text=True, check=False)
+    return f"files, network, process ids of its own for each environment, by {version.stdout.strip()}"
+
+
+def _network(isolated: bool, chosen: Isolation) -> Finding:
+    """How functions get out."""
+    if not isolated:
+        return Finding("network", True, "functions have this machine's network")
+    if chosen.network.out == "nat":
+        return Finding("network", True, "a network of its own for each environment, with a way out through slirp4netns")
+    return Finding("network", False, "; ".join(chosen.notes))
+
+
+def _memory(chosen: Isolation) -> str:
+    from sandbox.process.cgroup import groups
+
+    if chosen.exact_memory:
+        return f"exact, by control groups (version {groups().version})"
+    why = groups().why_not or "there is no file system of a given size for /tmp (loop devices, mkfs.ext4)"
+    return f"a watchdog over resident memory ({_memory_source()}): {why}"
 
 
 def _names() -> Finding:
@@ -57,7 +98,7 @@ def _names() -> Finding:
 
     if resolves():
         return Finding("telemetry names", True, "sandbox.localdomain is known here")
-    return Finding("telemetry names", False, f"extensions that listen at sandbox.localdomain by name cannot: {NAMES_HINT}")
+    return Finding("telemetry names", False, f"in tier process, extensions that listen at a name cannot: {NAMES_HINT}")
 
 
 def _ready_extensions() -> Finding:

@@ -18,7 +18,7 @@ import click
 from sandbox.cli.exits import FAILED, INIT_FAILED, OK, TIMED_OUT
 from sandbox.core.errors import ConfigError
 from sandbox.core.function import DEFAULT_REGION, FunctionConfig
-from sandbox.core.limits import DEFAULT_MEMORY_MB, DEFAULT_TIMEOUT_S, LAYERS, SHUTDOWN_REASONS
+from sandbox.core.limits import DEFAULT_MEMORY_MB, DEFAULT_TIMEOUT_S, DEFAULT_TMP_MB, LAYERS, SHUTDOWN_REASONS
 
 if TYPE_CHECKING:
     from sandbox.host.host import Function
@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 @click.option("--env", "variables", metavar="K=V", multiple=True, help="An environment variable; may be repeated.")
 @click.option("--layer", "layers", metavar="PATH", multiple=True, help=f"A folder or .zip, lowest first; up to {LAYERS}.")
 @click.option("--repeat", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Invoke N times.")
-@click.option("--isolation", type=click.Choice(["auto", "process"]), default="auto", show_default=True)
+@click.option("--tmp-size", metavar="MB", type=int, default=DEFAULT_TMP_MB, show_default=True, help="Of /tmp, up to 10240.")
+@click.option("--isolation", type=click.Choice(["auto", "process", "namespace"]), default="auto", show_default=True)
+@click.option("--network", type=click.Choice(["auto", "nat", "none", "host"]), default="auto", show_default=True)
 @click.option("--credentials", type=click.Choice(["dummy", "host"]), default="dummy", show_default=True)
 @click.option("--region", metavar="R", default=DEFAULT_REGION, show_default=True)
 @click.option("--shutdown-reason", type=click.Choice(SHUTDOWN_REASONS), default="spindown", show_default=True)
@@ -71,6 +73,7 @@ def command(**options: Any) -> int:
         handler=options["handler"],
         memory_mb=options["memory"],
         timeout=options["timeout"],
+        tmp_mb=options["tmp_size"],
         environment=dict(_variable(text) for text in options["variables"]),
         layers=options["layers"],
         region=options["region"],
@@ -198,6 +201,8 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
             journal=journal,
             runtime_dirs=options["runtime_dirs"],
             nearest_runtime=options["nearest_runtime"],
+            isolation=options["isolation"],
+            network=options["network"],
         )
         if not options["as_json"]:
             view = LogView.of(config)
@@ -205,6 +210,8 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
         else:  # no invoke's document has it
             journal.subscribe(print_log, ["sandbox.windDown"])
         try:
+            for note in (await host.isolation()).notes:
+                click.echo(f"sandbox: {note}", err=True)
             function = await host.deploy(config)
             check_function(function)
             for _ in range(options["repeat"]):

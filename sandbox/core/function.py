@@ -55,8 +55,9 @@ class FunctionConfig:
     code: a folder or a .zip. runtime: the id of a managed runtime ("python3.11"; "python" for whichever is
     here), or None for a custom runtime: a `bootstrap` in `code` or in a layer. memory_mb: MB of 1,024 KB (EN-071).
     timeout: seconds; AWS takes whole seconds, a library user may give any positive number up to 900. layers: folders
-    or .zips, lowest first. log_format: Text | JSON. With JSON, log_level is the least of the application's records that are
-    logged, and system_log_level (DEBUG, INFO, WARN) the platform's; INFO unless given (EN-011, TL-107).
+    or .zips, lowest first. tmp_mb: the size of /tmp (EN-051), where a function has one of its own. log_format: Text | JSON.
+    With JSON, log_level is the least of the application's records that are logged, and system_log_level (DEBUG, INFO, WARN)
+    the platform's; INFO unless given (EN-011, TL-107).
     """
 
     code: str
@@ -67,6 +68,7 @@ class FunctionConfig:
     timeout: float = limits.DEFAULT_TIMEOUT_S
     environment: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
+    tmp_mb: int = limits.DEFAULT_TMP_MB
     region: str = DEFAULT_REGION
     version: str = "$LATEST"
     log_format: str | None = None
@@ -80,6 +82,8 @@ class FunctionConfig:
             raise ConfigError(
                 f"memory of {self.memory_mb} MB: {limits.MEMORY_MB.start} to {limits.MEMORY_MB.stop - 1} are possible"
             )
+        if self.tmp_mb not in limits.TMP_MB:
+            raise ConfigError(f"/tmp of {self.tmp_mb} MB: {limits.TMP_MB.start} to {limits.TMP_MB.stop - 1} are possible")
         if not 0 < self.timeout <= limits.TIMEOUT_S.stop - 1:
             raise ConfigError(
                 f"timeout of {self.timeout} s: more than 0 and at most {limits.TIMEOUT_S.stop - 1} s are possible"

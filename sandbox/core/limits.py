@@ -34,6 +34,9 @@ HANDLER_LENGTH: Final = 128  # EN-079
 
 # Environment
 FILE_DESCRIPTORS: Final = 1024  # EN-074
+PROCESSES: Final = 1024  # EN-075: processes and threads of the environment
+TMP_MB: Final = range(512, 10240 + 1)  # EN-051
+DEFAULT_TMP_MB: Final = 512  # EN-051
 EXTENSIONS: Final = 10  # EX-010
 ACCOUNT_CONCURRENCY: Final = 1000  # CP: the account's default; beyond it an invoke is throttled
 POLL_LOST: Final = 1.0  # DECISIONS "a user-started runtime": gone for so long, its process is taken to have ended
@@ -60,6 +63,10 @@ HELD_OPEN_MS: Final = 10.0  # ours: the log names the extension that held the en
 MEMORY_SAMPLE_MIN: Final = 0.010  # isolation.md, host rules: the watchdog's shortest …
 MEMORY_SAMPLE_MAX: Final = 0.250  # … and longest interval
 MEMORY_GROWTH_RATE: Final = 2.4e9  # bytes/s that a process was seen to allocate; sets the interval from the headroom
+# Where a watchdog holds the memory limit, RLIMIT_DATA of each process is so many times that limit, and so much more: it counts
+# what is reserved, not what is used, and each thread reserves 8 MiB for its stack (isolation.md 4).
+DATA_FACTOR: Final = 2
+DATA_EXTRA: Final = 512 * MIB
 MEMORY_FRESH: Final = 0.020  # a REPORT uses a measurement at most this old
 
 # Logs (ours where no row is named)

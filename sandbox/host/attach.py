@@ -30,6 +30,9 @@ from sandbox.host.environment.job import event_bytes
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
 from sandbox.host.runtimes import Plan
+from sandbox.host.site import Site
+from sandbox.process.launcher import LoopbackTree
+from sandbox.process.room import Room
 from sandbox.process.variables import Identity, Places, runtime_variables
 from sandbox.telemetry.journal import Journal
 from sandbox.wire.http1 import JSON, Exchange, error_body
@@ -44,7 +47,7 @@ Watch = Callable[[str], None]
 class UserStarted(Processes):
     """No process of ours: the user's own is neither signalled nor measured."""
 
-    async def open(self) -> None:
+    async def open(self, room: Room | None, name: str) -> None:
         pass
 
     def begin(self, plan: Plan, ledger: Ledger) -> None:
@@ -106,15 +109,24 @@ class AttachedEnvironment(Environment):
     def _make_processes(self) -> Processes:
         return UserStarted(self.clock, self.limits, self.function.memory_mb, self.feed, self._break, self._api.has_unread)
 
-    def _listen(self) -> socket.socket:
+    async def _dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+        return await LoopbackTree().dial(protocol, port)
+
+    async def _listen(self) -> socket.socket:
         try:
             return socket.create_server(("127.0.0.1", self._port), backlog=256)
         except OSError as error:
             raise ConfigError(f"port {self._port}: {error.strerror}; choose another with --port, or 0 for any") from None
 
-    async def _furnish(self, folder: Path, identity: Identity) -> Plan:
+    def _site(self, folder: Path) -> Site:
         places = Places(self._task, "/opt", "/var/runtime", str(folder / "tmp"))
-        return Plan(places, runtime_variables(self.function, places, identity, self._credentials, {}))
+        return Site(places, places, "")
+
+    def _furnish(self, where: Site) -> None:
+        """Its files are where its user has them."""
+
+    def _make_plan(self, where: Site, identity: Identity) -> Plan:
+        return Plan(where, runtime_variables(self.function, where.places, identity, self._credentials, {}))
 
     def exports(self) -> dict[str, str]:
         """The variables that a runtime needs, without those that its user's shell has better ones of (PATH …)."""

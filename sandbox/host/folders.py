@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sandbox.process.cgroup import remove_groups
+
 _PREFIX = "lambda-sandbox-"
 _swept = False
 
@@ -42,6 +44,7 @@ def _sweep(where: Path) -> None:
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_groups(lock.parent.name)
             remove_tree(lock.parent)
         except (OSError, subprocess.SubprocessError):  # in use; or it cannot be removed now, and the next host tries again
             continue

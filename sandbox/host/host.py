@@ -21,6 +21,7 @@ from sandbox.host.result import InvokeResult, ResponseStream
 from sandbox.host.scheduler import Scheduler, Throttled
 from sandbox.package.cache import Cache
 from sandbox.package.package import Package, open_package
+from sandbox.process.isolation import OUTS, TIERS, Isolation, choose
 from sandbox.telemetry.journal import Journal
 
 __all__ = ["Function", "Host", "Throttled"]
@@ -33,6 +34,8 @@ class Host:
     functions get; dummies unless given. journal: every record goes there; subscribe to see what happens. cache: the folder
     where unpacked packages are kept (~/.cache/lambda-sandbox). runtime_dirs: folders with interpreters, searched first.
     nearest_runtime: run the nearest version of an interpreter that is not here, and say so, instead of refusing.
+    isolation: "auto" for the best tier that works here, "namespace" or "process". network: how functions in tier `namespace`
+    reach the world: "auto" for NAT where it works, "nat", "host" or "none".
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Host:
         cache: str | Path | None = None,
         runtime_dirs: Sequence[str | Path] = (),
         nearest_runtime: bool = False,
+        isolation: str = "auto",
+        network: str = "auto",
     ) -> None:
         self.limits = limits or Limits()
         self.clock = clock or SystemClock()
@@ -52,6 +57,8 @@ class Host:
         self._credentials = credentials
         self._interpreters = Interpreters(runtime_dirs, nearest=nearest_runtime)
         self._cache = Cache(Path(cache) if cache is not None else None)
+        self._wanted = _one_of("isolation", isolation, TIERS), _one_of("network", network, OUTS)
+        self._choosing: asyncio.Future[Isolation] | None = None
         self._functions: list[Function] = []
         self._closed = False
 
@@ -80,6 +87,7 @@ class Host:
         interpreter = self._interpreters.find(config.runtime)
         if interpreter is not None and not config.handler:
             config = replace(config, handler=default_handler(interpreter.language))
+        isolation = await self.isolation()
         opening = asyncio.ensure_future(asyncio.to_thread(open_package, config.code, config.layers, self._cache))
         try:
             package = await asyncio.shield(opening)
@@ -91,9 +99,15 @@ class Host:
         except ConfigError:
             package.close()
             raise
-        function = Function(self, config, package, interpreter, self._credentials)
+        function = Function(self, config, package, interpreter, self._credentials, isolation)
         self._functions.append(function)
         return function
+
+    async def isolation(self) -> Isolation:
+        """The tier of its environments, chosen by trying when it is first asked for. Raises Unsupported."""
+        if self._choosing is None or self._choosing.cancelled():
+            self._choosing = asyncio.ensure_future(choose(*self._wanted))
+        return await asyncio.shield(self._choosing)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -114,8 +128,10 @@ class Function:
         package: Package,
         interpreter: Interpreter | None,
         credentials: Mapping[str, str] | None,
+        isolation: Isolation,
     ) -> None:
         self.config = config
+        self.isolation = isolation
         self.interpreter = interpreter
         self.package = package
         self._host = host
@@ -129,6 +145,7 @@ class Function:
             self._host.journal,
             self._host.clock,
             interpreter=self.interpreter,
+            isolation=self.isolation,
             limits=self._host.limits,
             credentials=self._credentials,
             on_idle=lambda environment: self._scheduler.idle(environment),
@@ -226,6 +243,12 @@ class Function:
             await self._scheduler.close(_checked(reason))
         finally:
             self.package.close()
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise ConfigError(f"{what} {value!r}: one of {', '.join(known)}")
+    return value
 
 
 def _checked(reason: str) -> str:

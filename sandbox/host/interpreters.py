@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from sandbox.assets import cache_folder
 from sandbox.core.errors import ConfigError, Unsupported
-from sandbox.package.cache import default_root
 
 # The ids of the service model of botocore 1.44.5 (shape Runtime) in the languages that have a managed runtime here.
 OFFERED: Final = frozenset(
@@ -309,7 +309,7 @@ def _answer(language: Language, path: str) -> list[str] | None:
 
 def _remembered() -> dict[str, list[str]]:
     try:
-        memory = json.loads((default_root() / "interpreters.json").read_text())
+        memory = json.loads((cache_folder() / "interpreters.json").read_text())
     except (OSError, ValueError):
         return {}
     well_formed = isinstance(memory, dict) and all(isinstance(v, list) and len(v) == 3 for v in memory.values())
@@ -318,7 +318,7 @@ def _remembered() -> dict[str, list[str]]:
 
 def _remember(memory: dict[str, list[str]]) -> None:
     with contextlib.suppress(OSError):  # then it is asked again
-        file = default_root() / "interpreters.json"
+        file = cache_folder() / "interpreters.json"
         part = file.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(memory))
         part.replace(file)

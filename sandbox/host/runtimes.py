@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sandbox.assets import asset
 from sandbox.core.function import FunctionConfig
 from sandbox.host.interpreters import Interpreter
+from sandbox.host.site import Site
 from sandbox.process.variables import Identity, Places, extension_variables, runtime_variables
 
-_FOLDERS: Final = {"python": "python", "nodejs": "node", "ruby": "ruby"}  # of our runtimes, by language
 A_LAYER: Final = "a layer"
 
 
@@ -50,13 +48,21 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How the runtime of one environment is started. With an interpreter it is one of ours, and takes the log descriptor."""
+    """How the runtime of one environment is started. With an interpreter it is one of ours, and takes the log descriptor.
 
-    places: Places
+    What starts and runs is named as the processes see it; what is told to people, as this machine does (`Site`).
+    """
+
+    site: Site
     variables: Mapping[str, str]
     interpreter: Interpreter | None = None
     arguments: Sequence[str] = ()
     extensions: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> Places:
+        """As the processes see them."""
+        return self.site.places
 
     @property
     def managed(self) -> bool:
@@ -71,18 +77,19 @@ class Plan:
     def entry(self) -> Entry:
         """Raises EntrypointError."""
         if self.interpreter is not None:
-            command = [self.interpreter.path, *self.arguments]
+            command = [self.site.seen(self.interpreter.path), *self.arguments]
             if not self.variables.get("AWS_LAMBDA_EXEC_WRAPPER"):
                 return Entry(command[0], command, self.variables)
-            bootstrap = str(asset("runtimes", "bootstrap"))
+            bootstrap = self.site.wrapper
             return Entry(bootstrap, [bootstrap, self.places.opt, *command], self.variables)
         looked_at = None
-        for folder in (self.places.task, self.places.opt):  # DECISIONS "bootstrap search"
+        for folder in (self.site.real.task, self.site.real.opt):  # DECISIONS "bootstrap search"
             file = Path(folder, "bootstrap")
             if file.is_file():
                 looked_at = looked_at or str(file)
-                if os.access(file, os.X_OK):
-                    return Entry(str(file), [str(file)], self.variables)
+                if file.stat().st_mode & 0o111:
+                    program = self.site.seen(str(file))
+                    return Entry(program, [program], self.variables)
         raise EntrypointError("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]", looked_at)
 
     def extension(self, name: str) -> Entry:
@@ -92,14 +99,15 @@ class Plan:
 
     def source(self, path: str | None, code: str) -> Source | None:
         """A file as its author knows it: what is in the function's own folders are copies."""
-        task, opt = self.places.task + "/", self.places.opt + "/"
+        task, opt = self.site.real.task + "/", self.site.real.opt + "/"
         if path is None:
             return None
-        if path.startswith(opt):
-            return Source(path.removeprefix(opt), A_LAYER)
-        if not path.startswith(task):
+        real = self.site.real_path(path)
+        if real.startswith(opt):
+            return Source(real.removeprefix(opt), A_LAYER)
+        if not real.startswith(task):
             return Source(path)
-        name = path.removeprefix(task)
+        name = real.removeprefix(task)
         return Source(f"{code}/{name}") if Path(code).is_dir() else Source(name, code)
 
     @property
@@ -108,34 +116,31 @@ class Plan:
         name = self.variables.get("AWS_LAMBDA_EXEC_WRAPPER")
         if not name or not self.managed:
             return None
-        return self.places.opt + name.removeprefix("/opt") if name.startswith("/opt/") and not Path(name).exists() else name
+        if name.startswith("/opt/") and (self.site.room is not None or not Path(name).exists()):
+            return self.site.real.opt + name.removeprefix("/opt")
+        return self.site.real_path(name)
 
     def shown(self, program: str | None) -> str:
         """A program's path as the function would see it on Lambda."""
-        for place, name in ((self.places.task, "/var/task"), (self.places.opt, "/opt"), (self.places.runtime, "/var/runtime")):
+        real = self.site.real
+        for place, name in ((real.task, "/var/task"), (real.opt, "/opt"), (real.runtime, "/var/runtime")):
             if program is not None and program.startswith(place + "/"):
                 return name + program[len(place) :]
         return program or "/var/task/bootstrap"
 
 
 def plan(
-    function: FunctionConfig, interpreter: Interpreter | None, folder: str, identity: Identity, credentials: Mapping[str, str]
+    function: FunctionConfig, interpreter: Interpreter | None, site: Site, identity: Identity, credentials: Mapping[str, str]
 ) -> Plan:
-    """The plan for an environment whose own files are in `folder`; without an interpreter, for a custom runtime."""
-    places = Places(
-        task=f"{folder}/task",
-        opt=f"{folder}/opt",
-        runtime=str(asset("runtimes", _FOLDERS[interpreter.language])) if interpreter else f"{folder}/runtime",
-        tmp=f"{folder}/tmp",
-        language=interpreter.prefix if interpreter else None,
-    )
+    """The plan for an environment whose files are there; without an interpreter, for a custom runtime."""
+    places = site.places
     extra = _layer_paths(interpreter, places) if interpreter else {}
     variables = runtime_variables(function, places, identity, credentials, extra)
-    extensions = _extensions(Path(places.opt, "extensions"))
+    extensions = _extensions(Path(site.real.opt, "extensions"))
     if interpreter is None:
-        return Plan(places, variables, extensions=extensions)
+        return Plan(site, variables, extensions=extensions)
     variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{interpreter.runtime}"  # EN-005: the id that runs, not "python"
-    return Plan(places, variables, interpreter, _arguments(interpreter, places, function), extensions)
+    return Plan(site, variables, interpreter, _arguments(interpreter, places, function), extensions)
 
 
 def _extensions(folder: Path) -> tuple[str, ...]:

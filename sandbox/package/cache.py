@@ -10,29 +10,14 @@ import contextlib
 import fcntl
 import os
 import shutil
-import stat
-import tempfile
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from sandbox.assets import cache_folder
+
 _UNUSED_AFTER: Final = 30 * 24 * 3600
-
-
-def default_root() -> Path:
-    """$XDG_CACHE_HOME/lambda-sandbox, or ~/.cache/lambda-sandbox, or a folder of the user's where temporary files are."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):
-        base = os.path.expanduser("~/.cache")
-    for root in (Path(base, "lambda-sandbox"), Path(tempfile.gettempdir(), f"lambda-sandbox-cache-{os.getuid()}")):
-        if root.is_absolute():
-            with contextlib.suppress(OSError):
-                root.mkdir(mode=0o700, parents=True, exist_ok=True)
-                about = root.lstat()  # whoever may write into it could put code into a function
-                if stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022:
-                    return root
-    return Path(tempfile.mkdtemp(prefix="lambda-sandbox-cache-"))
 
 
 class Kept:
@@ -56,7 +41,7 @@ class Cache:
 
     @cached_property
     def root(self) -> Path:
-        return (self._given or default_root()) / "packages"
+        return (self._given or cache_folder()) / "packages"
 
     def keep(self, key: str, make: Callable[[Path], None]) -> Kept:
         """The tree of that key; `make` fills a new folder if there is none yet. Raises what it raises, and OSError."""

@@ -32,15 +32,35 @@ class Package:
         self.code = code
         self.layers = layers
 
-    def place(self, task: Path, opt: Path) -> None:
+    @property
+    def kept_task(self) -> Path | None:
+        """The code, unpacked, for everybody: only to be shown where nobody can write to it. None if it is a user's folder."""
+        return self._kept_code.path if self._kept_code is not None else None
+
+    @property
+    def kept_opt(self) -> Path | None:
+        """The layers, in the same way; None if there are none."""
+        return self._kept_layers.path if self._kept_layers is not None else None
+
+    def place(self, task: Path, opt: Path, *, at_home: bool = False) -> None:
         """Copies the trees into the empty folders `task` and `opt`. What a function does to its copy harms nobody else.
 
-        Raises PackageError.
+        at_home: they will be seen at /var/task and /opt, and cannot be written to: what is kept needs no copy, and links stay
+        as they are. Raises PackageError.
         """
         try:
-            self._place(task, opt)
+            if at_home:
+                self._place_at_home(task)
+            else:
+                self._place(task, opt)
         except OSError as error:
             raise _told(error, reading=self._folder, writing=task.parent) from None
+
+    def _place_at_home(self, task: Path) -> None:
+        if self._kept_code is None:
+            tree = read_folder(self._folder, TASK, strict=False)
+            check_size([(tree.name, tree.size)])
+            write_for_environment(tree, task, None, moving=True)
 
     def _place(self, task: Path, opt: Path) -> None:
         places = {TASK: task, OPT: opt}

@@ -17,8 +17,10 @@ def write(tree: Tree, where: Path) -> None:
     _write(tree, where, {name: entry.target for name, entry in tree.entries.items() if entry.kind == "link"}, frozen=False)
 
 
-def write_for_environment(tree: Tree, where: Path, places: dict[str, Path], *, moving: bool = False) -> None:
+def write_for_environment(tree: Tree, where: Path, places: dict[str, Path] | None, *, moving: bool = False) -> None:
     """For one environment: links to /opt and /var/task lead to where these are here (`places`), and nothing is writable.
+
+    places: None if processes will find them at /opt and /var/task: then every link is right as it is.
 
     moving: somebody is working in the folder that it is read from: a file that has gone by now (an editor's) is left out.
     Raises PackageError, OSError.
@@ -29,7 +31,7 @@ def write_for_environment(tree: Tree, where: Path, places: dict[str, Path], *, m
             way = follow(tree, name)
             if way is None:
                 raise PackageError(f"{tree.name}: the entry {name!r} is a link to {entry.target!r}, outside the package")
-            links[name] = entry.target if way.plain else _here(where / name, way.end, places)
+            links[name] = entry.target if way.plain or places is None else _here(where / name, way.end, places)
     _write(tree, where, links, frozen=True, moving=moving)
 
 

@@ -1,4 +1,4 @@
-"""The host's side of init/init.c: one such program per environment, spoken to over one socket."""
+"""Tier `process` with the small program: init/init.c as the parent of everything that an environment starts."""
 
 from __future__ import annotations
 
@@ -7,41 +7,36 @@ import contextlib
 import os
 import signal as signals
 import socket
-import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from sandbox.process.launcher import INIT_PROGRAM, Ended, Program
+from sandbox.process.init_client import SPAWN, SWEEP, Answer, InitClient, pack
+from sandbox.process.launcher import INIT_PROGRAM, Ended, LoopbackTree, Program
 from sandbox.process.memory import descendants
 
-_MESSAGE = struct.Struct("=IIii")
-_SPAWN, _SWEEP = 1, 2
-_READY, _ANSWER, _EXITED = 1, 2, 3
-_FREEZE_WAIT_MS = 10_000  # it gives way to whatever the host asks next, so a long chase delays nobody
-_ANSWER_WAIT = 1.0  # seconds beyond the wait that the program was given
+FREEZE_WAIT_MS = 10_000  # it gives way to whatever the host asks next, so a long chase delays nobody
+ANSWER_WAIT = 1.0  # seconds beyond the wait that the program was given
 _STEPS = {2: "its descriptors", 3: "its resource limits", 4: "its working directory"}
 
 
-class InitTree:
+class InitTree(LoopbackTree):
     """See `launcher.Tree`."""
 
-    def __init__(self) -> None:
+    def __init__(self, joins: Sequence[int] = ()) -> None:
+        self._joins = list(joins)  # of control groups: see cgroup.Group
         self._program: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._number = 0
-        self._answers: dict[int, asyncio.Future[tuple[int, int]]] = {}
-        self._ended: dict[int, Callable[[Ended], None]] = {}
-        self._starting: dict[int, Callable[[Ended], None]] = {}  # by request, until their process ids are known
-        self._sweeping: asyncio.Future[tuple[int, int]] | None = None  # a freeze that the program is still completing
+        self._client: InitClient | None = None
+        self._ended: dict[int, Callable[[Ended], None]] = {}  # by process id, as the program counts
+        self._sweeping: asyncio.Future[Answer] | None = None  # a freeze that the program is still completing
         self._strays = 0  # processes that the last freeze found outside the groups we know
-        self._unsent: list[tuple[bytes, list[int]]] = []
 
     async def start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._program = subprocess.Popen(
-                [str(INIT_PROGRAM), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [str(INIT_PROGRAM), str(theirs.fileno()), *map(str, self._joins)],
+                pass_fds=[theirs.fileno(), *self._joins],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -54,27 +49,23 @@ class InitTree:
             raise
         finally:
             theirs.close()
-        ours.setblocking(False)
-        self._socket = ours
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(ours.fileno(), self._readable)
+        self._client = InitClient(ours, ready=self._is_ready, exited=self._exited, gone=self._has_gone)
 
     @property
     def alive(self) -> bool:
-        return self._socket is not None
+        return self._client is not None and self._client.alive
 
     async def spawn(self, program: Program, ended: Callable[[Ended], None]) -> int:
-        spec = os.memfd_create("spec", os.MFD_CLOEXEC)
+        spec = pack(program)
         try:
-            os.write(spec, _pack(program))
-            error, value = await self._ask(_SPAWN, fds=[spec, *program.fds], ended=ended)
+            answer = await self._post(SPAWN, fds=[spec, *program.fds], then=partial(self._born, ended))
         finally:
             os.close(spec)
-        if error:
-            step = _STEPS.get(value)
-            text = os.strerror(-error)
-            raise OSError(-error, f"{text} ({step})" if step else text, program.file)
-        return value
+        if answer.error:
+            step = _STEPS.get(answer.value)
+            text = os.strerror(answer.error)
+            raise OSError(answer.error, f"{text} ({step})" if step else text, program.file)
+        return self._outside(answer.value)
 
     def fd_in_child(self, position: int, fd: int) -> int:
         return position
@@ -82,7 +73,7 @@ class InitTree:
     def signal(self, pid: int, signal: int) -> None:
         # Straight from here, not through the program: a microsecond instead of a switch. The program reaps, so between its
         # waitpid and our reading of EXITED the number could in theory be used again; that takes a whole turn of pid_max.
-        if pid in self._ended:
+        if pid in self._running():
             try:
                 os.killpg(pid, signal)
             except ProcessLookupError:
@@ -90,45 +81,42 @@ class InitTree:
 
     def freeze(self) -> None:
         # Nobody waits for it, so all of it is the program's work: a signal to another processor costs 50 µs in a VM.
-        # The function may have stopped the program, which is its parent; this costs nothing if it has not.
-        if self._program is not None and self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._program.pid, signals.SIGCONT)
-        self._sweeping = self._post(_SWEEP, signals.SIGSTOP, _FREEZE_WAIT_MS)
+        self._wake_program()
+        self._sweeping = self._post(SWEEP, signals.SIGSTOP, FREEZE_WAIT_MS)
         self._sweeping.add_done_callback(self._swept)
 
-    def _swept(self, answer: asyncio.Future[tuple[int, int]]) -> None:
+    def _swept(self, answer: asyncio.Future[Answer]) -> None:
         if answer is self._sweeping:
             self._sweeping = None
         if not answer.cancelled() and answer.exception() is None:
-            self._strays = answer.result()[1]
+            self._strays = answer.result().value
 
     def thaw(self) -> None:
-        for pid in self._ended:
-            self.signal(pid, signals.SIGCONT)
         if self._strays or self._sweeping is not None:
-            self._post(_SWEEP, signals.SIGCONT)
+            self._post(SWEEP, signals.SIGCONT)
             self._sweeping = None
+        else:
+            for pid in self._running():
+                self.signal(pid, signals.SIGCONT)
 
     async def kill(self, wait: float) -> int:
-        if self._socket is None or self._program is None:
+        if not self.alive:
             return 0
-        self._program.send_signal(signals.SIGCONT)  # a function may have stopped it: it is their parent
+        self._wake_program()
         try:
-            async with asyncio.timeout(wait + _ANSWER_WAIT):
-                await self._ask(_SWEEP, signals.SIGKILL, round(wait * 1000))
+            async with asyncio.timeout(wait + ANSWER_WAIT):
+                await self._post(SWEEP, signals.SIGKILL, round(wait * 1000))
         except ConnectionError:
             return 0
         except TimeoutError:
-            self._program.kill()
-            self._hang_up()
+            self._end_program()
         return len(self.pids())
 
     def pids(self) -> list[int]:
         return descendants(self._program.pid) if self._program is not None else []
 
     async def close(self) -> None:
-        if self._socket is not None:
+        if self.alive:
             await self.kill(2.0)
             self._hang_up()
         if self._program is not None:
@@ -139,118 +127,59 @@ class InitTree:
                 self._program.wait()
             self._program = None
 
+    # ── what differs when the program is pid 1 of a namespace ──
+
+    def _wake_program(self) -> None:
+        """A function may have stopped the program, which is its parent; this costs nothing if it has not."""
+        if self._program is not None and self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._program.pid, signals.SIGCONT)
+
+    def _end_program(self) -> None:
+        """It does not answer: something holds it up."""
+        if self._program is not None:
+            self._program.kill()
+        self._hang_up()
+
+    def _is_ready(self, said: Answer) -> None:
+        """Nobody waits for it: what is posted before is read then."""
+
+    def _outside(self, pid: int) -> int:
+        """The process id, as this host counts, of one that the program started."""
+        return pid
+
+    def _running(self) -> list[int]:
+        """Those of all that it started and that have not ended."""
+        return list(self._ended)
+
     # ── the socket ──
 
-    def _post(self, op: int, a: int = 0, b: int = 0, fds: list[int] | None = None) -> asyncio.Future[tuple[int, int]]:
-        """Sends one request; its answer comes in the future."""
-        self._number = self._number % 0xFFFFFFFF + 1
-        answer = self._answers[self._number] = self._loop.create_future()
-        if self._socket is None:
-            self._answers.pop(self._number).set_exception(ConnectionError("the environment is gone"))
-            answer.exception()
-            return answer
-        self._send(_MESSAGE.pack(self._number, op, a, b), fds or [])
-        return answer
+    def _post(
+        self, op: int, a: int = 0, b: int = 0, fds: list[int] | None = None, then: Callable[[Answer], None] | None = None
+    ) -> asyncio.Future[Answer]:
+        assert self._client is not None
+        return self._client.post(op, a, b, fds or (), then)
 
-    def _send(self, message: bytes, fds: list[int]) -> None:
-        assert self._socket is not None
-        if not self._unsent:
-            try:
-                self._send_now(message, fds)
-            except BlockingIOError:  # the socket holds some hundred unread requests: keep the order, wait
-                self._loop.add_writer(self._socket.fileno(), self._writable)
-            except OSError:
-                return  # the program is gone; the reader will say so
-            else:
-                return
-        self._unsent.append((message, [os.dup(fd) for fd in fds]))
+    def _born(self, ended: Callable[[Ended], None], answer: Answer) -> None:
+        if not answer.error:
+            self._ended[answer.value] = ended
 
-    def _send_now(self, message: bytes, fds: list[int]) -> None:
-        assert self._socket is not None
-        if fds:
-            socket.send_fds(self._socket, [message], fds)
-        else:
-            self._socket.send(message)
-
-    def _writable(self) -> None:
-        assert self._socket is not None
-        while self._unsent:
-            message, fds = self._unsent[0]
-            try:
-                self._send_now(message, fds)
-            except BlockingIOError:
-                return
-            except OSError:
-                pass
-            del self._unsent[0]
-            for fd in fds:
-                os.close(fd)
-        self._loop.remove_writer(self._socket.fileno())
-
-    async def _ask(
-        self,
-        op: int,
-        a: int = 0,
-        b: int = 0,
-        fds: list[int] | None = None,
-        ended: Callable[[Ended], None] | None = None,
-    ) -> tuple[int, int]:
-        answer = self._post(op, a, b, fds)
+    def _exited(self, pid: int, status: int, peak: int) -> None:
+        ended = self._ended.pop(pid, None)
         if ended is not None:
-            number = self._number
-            self._starting[number] = ended
-        return await answer
-
-    def _readable(self) -> None:
-        while self._socket is not None:
-            try:
-                data = self._socket.recv(64)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._hang_up()
-                return
-            number, kind, a, b = _MESSAGE.unpack(data)
-            if kind == _ANSWER:
-                starting = self._starting.pop(number, None)
-                if starting is not None and a == 0:
-                    self._ended[b] = starting
-                future = self._answers.pop(number, None)
-                if future is not None and not future.done():
-                    future.set_result((a, b))
-            elif kind == _EXITED and (ended := self._ended.pop(a, None)) is not None:
-                self._strays = max(1, self._strays)  # what it leaves in its group is now in no group that we know
-                ended(Ended.from_status(b, number * 1024))
+            self._strays = max(1, self._strays)  # what it leaves in its group is now in no group that we know
+            ended(Ended.from_status(status, peak))
 
     def _hang_up(self) -> None:
-        """The program is gone, or is told to go: whatever it held is dead."""
-        if self._socket is None:
-            return
-        self._loop.remove_reader(self._socket.fileno())
-        if self._unsent:
-            self._loop.remove_writer(self._socket.fileno())
-            for _, fds in self._unsent:
-                for fd in fds:
-                    os.close(fd)
-            self._unsent.clear()
-        self._socket.close()
-        self._socket = None
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(ConnectionError("the environment is gone"))
-                answer.exception()
-        self._answers.clear()
-        for pid in self._ended:
+        if self._client is not None:
+            self._client.hang_up()
+
+    def _has_gone(self) -> None:
+        for pid in self._running():
             self.signal(pid, signals.SIGKILL)  # the program's own death takes only those that it had started itself
+        self._all_ended()
+
+    def _all_ended(self) -> None:
         ended, self._ended = self._ended, {}
         for callback in ended.values():
             callback(Ended(None, signals.SIGKILL))
-
-
-def _pack(program: Program) -> bytes:
-    head = struct.pack("=IIII", len(program.argv), len(program.env), len(program.limits), 0)
-    limits = b"".join(struct.pack("=IIQQ", resource, 0, value, value) for resource, value in program.limits)
-    words = [program.file, program.cwd, *program.argv, *(f"{key}={value}" for key, value in program.env.items())]
-    return head + limits + b"".join(os.fsencode(word) + b"\0" for word in words)

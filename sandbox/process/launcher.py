@@ -1,18 +1,24 @@
-"""What starts and holds the processes of one environment, and which way of doing so works here.
+"""What starts and holds the processes of one environment.
 
-`InitTree` (Linux) has a small program of ours between the host and the processes: complete freeze and kill, and nothing is
-left when the host dies. `PlainTree` (any POSIX) starts them directly.
+`NamespaceTree` (Linux, tier `namespace`) gives them namespaces of their own: files, network, process ids. `InitTree` (Linux)
+has a small program of ours between the host and the processes: complete freeze and kill, and nothing is left when the host
+dies. `PlainTree` (any POSIX) starts them directly.
 """
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 INIT_PROGRAM = Path(__file__).parent / "init" / "sandbox-init"
+BACKLOG = 256
+ENDED = -1  # the id of a process that was gone before anybody could look
 
 
 class Program(NamedTuple):
@@ -44,17 +50,27 @@ class Ended(NamedTuple):
 
 
 class Tree(Protocol):
-    """The processes of one environment. Process ids name process groups too: each process starts a session of its own."""
+    """The processes of one environment. Process ids are as this host counts them, and name process groups too: each process
+    starts a session of its own."""
 
     async def start(self) -> None:
-        """Makes the tree ready. Raises OSError."""
+        """Makes the tree ready. Raises OSError, SandboxError."""
+
+    async def listen(self) -> socket.socket:
+        """A listening socket at the loopback that the processes see. Raises OSError."""
+
+    async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+        """Connects to a port of that loopback. Raises OSError."""
 
     @property
     def alive(self) -> bool:
         """False if what holds the processes has itself been killed: then a new tree is needed."""
 
     async def spawn(self, program: Program, ended: Callable[[Ended], None]) -> int:
-        """Starts a process; `ended` is called once. Returns its id. Raises OSError (errno as from exec)."""
+        """Starts a process; `ended` is called once. Returns its id, ENDED if it has none any more.
+
+        Raises OSError (errno as from exec).
+        """
 
     def fd_in_child(self, position: int, fd: int) -> int:
         """The number that `program.fds[position]`, which is `fd` here, has in the child."""
@@ -78,6 +94,16 @@ class Tree(Protocol):
         """Kills what is left and gives everything back."""
 
 
+class LoopbackTree:
+    """For trees whose processes share this host's network."""
+
+    async def listen(self) -> socket.socket:
+        return socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+
+    async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+        return await asyncio.get_running_loop().create_connection(protocol, "127.0.0.1", port)
+
+
 class Guard(NamedTuple):
     """Whether leftovers are killed when the host itself is killed."""
 
@@ -98,12 +124,18 @@ def guard() -> Guard:
     return Guard(True, None)
 
 
-def make_tree() -> Tree:
-    """The best tree that works here."""
+@functools.cache
+def is_real_root() -> bool:
+    """Not only root of a user namespace, as in a rootless container: that one is some unprivileged user in truth."""
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", str(2**32 - 1)]
+
+
+def make_tree(joins: Sequence[int] = ()) -> Tree:
+    """The best tree of tier `process` that works here. joins: control groups, for InitTree."""
     if guard().complete:
         from sandbox.process.init_tree import InitTree
 
-        return InitTree()
+        return InitTree(joins)
     from sandbox.process.plain_tree import PlainTree
 
     return PlainTree()

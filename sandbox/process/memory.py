@@ -72,14 +72,23 @@ class MemoryWatch:
     """Samples one environment while it runs; frozen processes cannot grow.
 
     pids: the processes to count, their descendants included. exceeded: called with the bytes in use when they are over
-    `limit`. The interval follows from the headroom: nobody can fill it faster than MEMORY_GROWTH_RATE.
+    `limit`; None if the kernel sees to that. The interval follows from the headroom: nobody can fill it faster than
+    MEMORY_GROWTH_RATE. look: called now and then while it runs.
     """
 
-    def __init__(self, clock: Clock, limit: int, pids: Callable[[], list[int]], exceeded: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        limit: int | None,
+        pids: Callable[[], list[int]],
+        exceeded: Callable[[int], None],
+        look: Callable[[], object] | None = None,
+    ) -> None:
         self._clock = clock
         self._limit = limit
         self._pids = pids
         self._exceeded = exceeded
+        self._look = look
         self._timer: Handle | None = None
         self._running = False
         self._sampled_at = -1.0
@@ -121,8 +130,10 @@ class MemoryWatch:
         return total
 
     def _arm(self) -> None:
-        headroom = max(0, self._limit - self.now)
-        delay = min(MEMORY_SAMPLE_MAX, max(MEMORY_SAMPLE_MIN, headroom / MEMORY_GROWTH_RATE))
+        delay = MEMORY_SAMPLE_MAX
+        if self._limit is not None:
+            headroom = max(0, self._limit - self.now)
+            delay = min(delay, max(MEMORY_SAMPLE_MIN, headroom / MEMORY_GROWTH_RATE))
         self._timer = self._clock.call_at(self._clock.now() + delay, self._tick)
 
     def _tick(self) -> None:
@@ -130,7 +141,9 @@ class MemoryWatch:
         if not self._running:
             return
         used = self.sample()
-        if used > self._limit:
+        if self._look is not None:
+            self._look()
+        if self._limit is not None and used > self._limit:
             self._exceeded(used)
         if self._running and self._timer is None:
             self._arm()

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from sandbox.process.launcher import Ended, Program
+from sandbox.process.launcher import Ended, LoopbackTree, Program
 from sandbox.process.memory import descendants
 
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -32,7 +32,7 @@ class _Child(NamedTuple):
     floor: int
 
 
-class PlainTree:
+class PlainTree(LoopbackTree):
     """See `launcher.Tree`."""
 
     def __init__(self) -> None:

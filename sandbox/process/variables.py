@@ -31,7 +31,7 @@ DUMMY_CREDENTIALS: Final = {
 
 
 class Places(NamedTuple):
-    """Where the environment's folders are: in tier `process`, real paths on the host."""
+    """Where the environment's folders are, seen from inside or from outside (host/site.py)."""
 
     task: str
     opt: str
@@ -70,7 +70,8 @@ def runtime_variables(
         ),
         "LANG": "en_US.UTF-8",  # EN-013
         "TZ": ":UTC",
-        "TMPDIR": places.tmp,  # tier `process` cannot give an environment its own /tmp: the next best
+        # Tier `process` cannot give an environment its own /tmp: the next best.
+        **({"TMPDIR": places.tmp} if places.tmp != "/tmp" else {}),
         "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",  # EN-017
         "AWS_XRAY_DAEMON_ADDRESS": "169.254.100.1:2000",
         **extra,

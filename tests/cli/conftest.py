@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import psutil
 import pytest
 
+from tests.conftest import Tier
+
 with contextlib.suppress(ImportError):  # libuv keeps one pipe per process from its first loop on: not a leak of a test
     import uvloop
 
@@ -73,12 +75,17 @@ def main(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
-def sandbox() -> Callable[..., Outcome]:
-    """Runs `sandbox` with these arguments; stdin is what `given` says."""
+def sandbox(tier: Tier) -> Callable[..., Outcome]:
+    """Runs `sandbox` with these arguments; stdin is what `given` says. Functions run in the test's tier."""
 
     def run(*arguments: str | Path, given: bytes = b"", **variables: str) -> Outcome:
+        options = tier.options if arguments[0] == "invoke" else ()
         done = subprocess.run(
-            [COMMAND, *map(str, arguments)], input=given, capture_output=True, timeout=40, env={**os.environ, **variables}
+            [COMMAND, *map(str, arguments), *options],
+            input=given,
+            capture_output=True,
+            timeout=40,
+            env={**os.environ, **variables},
         )
         err = done.stderr.decode("utf-8", "replace")
         assert_no_traceback_of_ours(err)

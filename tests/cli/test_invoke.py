@@ -10,14 +10,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import COMMAND, Outcome, assert_no_traceback_of_ours, ours_that_run
-from tests.conftest import MakeFolder, needs_bash
+from tests.conftest import MakeFolder, Tier, needs_bash
 
 Sandbox = Callable[..., Outcome]
 PYTHON = ("--runtime", "python", "--handler")
@@ -219,7 +218,7 @@ def test_a_later_timeout_does_not_replace_the_first_failure(sandbox: Sandbox, fo
     code = folder(app_py="")
     (code / "app.py").write_text(
         "import os, time\ndef h(e, c):\n"
-        "    seen = os.environ['TMPDIR'] + '/seen'\n"
+        "    seen = os.environ.get('TMPDIR', '/tmp') + '/seen'\n"
         "    if not os.path.exists(seen):\n"
         "        open(seen, 'w').close(); time.sleep(60)\n"
         "    raise KeyError\n"
@@ -260,7 +259,7 @@ def test_a_later_timeout_does_not_replace_the_first_failure(sandbox: Sandbox, fo
         ([*PYTHON, "app.echo", "--cognito", '{"other": 1}'], "Cognito"),
         ([*PYTHON, "app.echo", "--trace-id", "a\r\nb"], "trace id"),
         ([*PYTHON, "app.echo", "--journal", "/no/such/folder/j"], "/no/such/folder/j"),
-        ([*PYTHON, "app.echo", "--isolation", "namespace"], "--isolation"),
+        ([*PYTHON, "app.echo", "--isolation", "chroot"], "--isolation"),
         ([*PYTHON, "app.echo", "--no-such-option"], "--no-such-option"),
         ([], "--runtime python --handler app.handler"),
     ],
@@ -399,14 +398,14 @@ def test_the_json_document_of_a_failure(sandbox: Sandbox, app: Path) -> None:
     assert any(line.startswith("sandbox: Runtime.ExitError") for line in document["logs"])
 
 
-HOLDER = f"""#!{os.path.realpath(sys.executable)} -S
+HOLDER = """#!/usr/bin/env -S python3 -S
 import http.client, json, os, time
 api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
 base = "/2020-01-01/extension/"
-api.request("POST", base + "register", '{{"events": ["INVOKE", "SHUTDOWN"]}}', {{"Lambda-Extension-Name": "holder"}})
+api.request("POST", base + "register", '{"events": ["INVOKE", "SHUTDOWN"]}', {"Lambda-Extension-Name": "holder"})
 reply = api.getresponse()
 reply.read()
-me = {{"Lambda-Extension-Identifier": reply.headers["Lambda-Extension-Identifier"]}}
+me = {"Lambda-Extension-Identifier": reply.headers["Lambda-Extension-Identifier"]}
 while True:
     api.request("GET", base + "event/next", headers=me)
     if json.loads(api.getresponse().read())["eventType"] == "SHUTDOWN":
@@ -515,9 +514,9 @@ def _run(argv: list[str], **settings: object) -> tuple[int, str]:
 # ── a terminal that goes away ──
 
 
-def test_a_reader_that_goes_away_is_no_traceback(app: Path, tmp_path: Path) -> None:
+def test_a_reader_that_goes_away_is_no_traceback(app: Path, tmp_path: Path, tier: Tier) -> None:
     """`| head -1`"""
-    argv = [COMMAND, "invoke", str(app), *PYTHON, "app.echo", "--repeat", "50", "--json"]
+    argv = [COMMAND, "invoke", str(app), *PYTHON, "app.echo", "--repeat", "50", "--json", *tier.options]
     with open(tmp_path / "err", "wb") as err:
         process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=err)
         assert process.stdout is not None
@@ -529,9 +528,9 @@ def test_a_reader_that_goes_away_is_no_traceback(app: Path, tmp_path: Path) -> N
     assert _nothing_runs(app)
 
 
-def test_a_reader_of_the_log_that_goes_away_ends_it_or_not_but_it_does_not_hang(app: Path) -> None:
+def test_a_reader_of_the_log_that_goes_away_ends_it_or_not_but_it_does_not_hang(app: Path, tier: Tier) -> None:
     """`2>&1 >/dev/null | head -1`"""
-    argv = [COMMAND, "invoke", str(app), *PYTHON, "app.flood", "--timeout", "10"]
+    argv = [COMMAND, "invoke", str(app), *PYTHON, "app.flood", "--timeout", "10", *tier.options]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
     process.stderr.readline()
@@ -570,18 +569,20 @@ def test_a_standard_descriptor_that_is_closed_from_the_start(app: Path, closed: 
     ],
 )
 def test_a_signal_ends_it_in_order_and_leaves_nothing(
-    folder: MakeFolder, tmp_path: Path, where: str, number: int, code: int, said: str
+    folder: MakeFolder, tmp_path: Path, tier: Tier, where: str, number: int, code: int, said: str
 ) -> None:
-    wait = f"open({str(tmp_path / 'ready')!r}, 'w').close(); time.sleep(60)"
+    wait = "print('ready'); time.sleep(60)"
     init, handler = (wait, "pass") if where == "init" else ("pass", wait)
     fork = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\n    os._exit(0)\n"
     made = folder(app_py=f"{fork}{init}\ndef h(e, c): {handler}\n")
-    argv = [COMMAND, "invoke", str(made), *PYTHON, "app.h", "--timeout", "60"]
+    argv = [COMMAND, "invoke", str(made), *PYTHON, "app.h", "--timeout", "60", *tier.options, "--env", f"MARK={tmp_path}/"]
     process = subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path)}
     )
     try:
-        _wait_for((tmp_path / "ready").exists)
+        assert process.stderr is not None
+        while process.stderr.readline() not in (b"ready\n", b""):
+            pass
         assert len(ours_that_run(str(tmp_path))) >= 3  # the command, the runtime, its daemon
         process.send_signal(number)
         _, err = process.communicate(timeout=20)
@@ -597,19 +598,11 @@ def test_a_signal_ends_it_in_order_and_leaves_nothing(
 
 def test_nothing_is_left_after_an_invoke(sandbox: Sandbox, folder: MakeFolder, tmp_path: Path) -> None:
     fork = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\n    os._exit(0)\n"
-    code = folder(app_py=f"{fork}def h(e, c): return len(os.listdir(os.environ['TMPDIR']))\n")
-    done = sandbox("invoke", code, *PYTHON, "app.h", TMPDIR=str(tmp_path))
+    code = folder(app_py=f"{fork}def h(e, c): return len(os.listdir(os.environ.get('TMPDIR', '/tmp')))\n")
+    done = sandbox("invoke", code, *PYTHON, "app.h", "--env", f"MARK={tmp_path}/", TMPDIR=str(tmp_path))
     assert (done.code, done.out) == (0, b"0\n")
     assert _nothing_runs(tmp_path)
     assert list(tmp_path.glob("lambda-sandbox*")) == []
-
-
-def _wait_for(condition: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if condition():
-            return
-        time.sleep(0.01)
-    pytest.fail("it did not come about")
 
 
 def _nothing_runs(where: Path) -> bool:
@@ -644,8 +637,8 @@ def test_help_of_a_verb_names_only_options_that_are_understood(main: Sandbox, ap
         assert understood == (option in text)
 
 
-def test_the_log_in_json_with_levels(main: Sandbox, app: Path) -> None:
-    done = main("invoke", app, *PYTHON, "app.echo", "--log-format", "json", "--system-log-level", "info")
+def test_the_log_in_json_with_levels(main: Sandbox, app: Path, tier: Tier) -> None:
+    done = main("invoke", app, *PYTHON, "app.echo", *tier.options, "--log-format", "json", "--system-log-level", "info")
     lines = done.err.splitlines()
     assert [json.loads(line)["type"] for line in lines if line.startswith('{"time"')] == [
         "platform.initStart",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 
@@ -18,7 +19,7 @@ from sandbox import Host, InvokeResult
 from sandbox.core.states import Phase
 from sandbox.host.host import Function
 from sandbox.telemetry.journal import Record
-from tests.conftest import ROOT, SHORT, MakeFolder, no_task_is_left
+from tests.conftest import ROOT, SHORT, MakeFolder, Reachable, Tier, no_task_is_left, seen_from_here, tmp_of, touch
 
 EXTENSIONS = ROOT / "extensions"
 HANDLER = """
@@ -37,7 +38,7 @@ TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sample
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
+async def host(tier: Tier) -> AsyncIterator[Host]:
     """With room for one more Python to start, on a machine that is busy with other tests."""
     async with Host(limits=replace(SHORT, init=4.0, shutdown_external=1.2)) as host:
         yield host
@@ -83,20 +84,28 @@ def test_each_is_a_layer_with_a_program_and_a_page() -> None:
 # ── telemetry-ndjson ──
 
 
-def lines_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+def opened(function: Function, path: str) -> TextIO:
+    """A file of the environment's, which may not be there yet, to be read when that has gone."""
+    (environment,) = function.environments
+    touch(environment, path)
+    return seen_from_here(environment, path).open()
+
+
+def lines_of(file: TextIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read().splitlines()]
 
 
 async def test_ndjson_has_every_event_and_holds_nobody(
-    host: Host, folder: MakeFolder, tmp_path: Path, wind_downs: list[Record]
+    host: Host, folder: MakeFolder, tier: Tier, tmp_path: Path, wind_downs: list[Record]
 ) -> None:
-    file = tmp_path / "telemetry.ndjson"
-    function = await deploy(host, folder, "telemetry-ndjson", TELEMETRY_FILE=str(file))
+    place = "/tmp/told" if tier.name == "namespace" else str(tmp_path / "told")
+    function = await deploy(host, folder, "telemetry-ndjson", TELEMETRY_FILE=place)
     results = [await function.invoke() for _ in range(2)]
     assert [result.held_open_by for result in results] == [None, None]
-    await function.shutdown()
+    with opened(function, place) as file:
+        await function.shutdown()
+        events = lines_of(file)
     assert ending(wind_downs)["exit"] == "exit code 0"
-    events = lines_of(file)
     assert [event["type"] for event in events if event["type"] != "platform.telemetrySubscription"] == [
         "platform.initStart",
         "platform.initRuntimeDone",
@@ -109,11 +118,16 @@ async def test_ndjson_has_every_event_and_holds_nobody(
     ]
 
 
-async def test_ndjson_by_default_writes_into_the_environments_own_tmp(host: Host, folder: MakeFolder, tmp_path: Path) -> None:
-    function = await deploy(host, folder, "telemetry-ndjson", TMPDIR=str(tmp_path), TELEMETRY_TYPES="function")
+def own_file(function: Function) -> str:
+    return f"{tmp_of(function.environments[0])}/telemetry.ndjson"
+
+
+async def test_ndjson_by_default_writes_into_the_environments_own_tmp(host: Host, folder: MakeFolder) -> None:
+    function = await deploy(host, folder, "telemetry-ndjson", TELEMETRY_TYPES="function")
     await function.invoke()
-    await function.shutdown()
-    assert [event["type"] for event in lines_of(tmp_path / "telemetry.ndjson")] == ["function"]
+    with opened(function, own_file(function)) as file:
+        await function.shutdown()
+        assert [event["type"] for event in lines_of(file)] == ["function"]
 
 
 async def test_ndjson_on_standard_output_does_not_feed_on_itself(host: Host, folder: MakeFolder) -> None:
@@ -152,16 +166,15 @@ async def test_a_subscription_that_is_refused_is_told_and_no_reason_to_fail(host
     assert any(line.startswith("telemetry-ndjson: there will be no telemetry: 400") for line in result.log)
 
 
-async def test_ndjson_after_a_reset_goes_on_in_the_same_file(host: Host, folder: MakeFolder, tmp_path: Path) -> None:
-    file = tmp_path / "telemetry.ndjson"
-    function = await deploy(host, folder, "telemetry-ndjson", TELEMETRY_FILE=str(file))
+async def test_ndjson_after_a_reset_goes_on_in_the_same_file(host: Host, folder: MakeFolder) -> None:
+    function = await deploy(host, folder, "telemetry-ndjson")
     failed = await function.invoke({"do": "exit"})
-    well = (await function.invoke()).check()
-    await function.shutdown()
+    with opened(function, own_file(function)) as file:
+        well = (await function.invoke()).check()
+        await function.shutdown()
+        events = lines_of(file)
     reports = {
-        event["record"]["requestId"]: event["record"]["status"]
-        for event in lines_of(file)
-        if event["type"] == "platform.report"
+        event["record"]["requestId"]: event["record"]["status"] for event in events if event["type"] == "platform.report"
     }
     assert reports == {failed.request_id: "error", well.request_id: "success"}
 
@@ -176,16 +189,16 @@ class Collector:
         self.documents: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.status = 200
         self.silent = False
-        self._server: asyncio.Server | None = None
+        self.port = 0
+        self._servers: list[asyncio.Server] = []
         self._writers: set[asyncio.StreamWriter] = set()
 
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def open(self, sock: socket.socket) -> None:
+        self._servers.append(await asyncio.start_server(self._serve, sock=sock))
 
     @property
     def url(self) -> str:
-        assert self._server is not None
-        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -210,8 +223,8 @@ class Collector:
             writer.close()
 
     async def close(self) -> None:
-        assert self._server is not None
-        self._server.close()
+        for server in self._servers:
+            server.close()
         for writer in list(self._writers):
             writer.close()
         async with asyncio.timeout(10):
@@ -311,9 +324,9 @@ def values_of(attributes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
+async def collector(reachable: Reachable) -> AsyncIterator[Collector]:
     collector = Collector()
-    await collector.open()
+    collector.port = await reachable(collector.open)
     yield collector
     await collector.close()
 

@@ -22,27 +22,26 @@ from sandbox import Host, InvokeResult, Limits
 from sandbox.core.states import Extension, Phase
 from sandbox.host.host import Function
 from sandbox.telemetry.journal import Record
-from tests.conftest import SHORT, SLEEPER, MakeFolder, no_task_is_left
+from tests.conftest import SHORT, SLEEPER, MakeFolder, Tier, every_tree, no_task_is_left, outside, tmp_of, touch
 
-PYTHON = os.path.realpath(sys.executable)
 ROOMY = replace(SHORT, init=20.0, shutdown_external=5.0, shutdown_internal=5.0, runtime_share=2.0, init_error_grace=5.0)
 
 # What the extensions of these tests begin with; a new connection for each request.
-PRELUDE = f"""#!{PYTHON} -S
+PRELUDE = """#!/usr/bin/env -S python3 -S
 import http.client, json, os, signal, subprocess, sys, time
 NAME = os.path.basename(sys.argv[0])
-TMP = os.environ["TMPDIR"]
-headers = {{}}
+TMP = os.environ.get("TMPDIR", "/tmp")
+headers = {}
 def say(*words):
     print(*words, flush=True)
 def call(method, what, body=None, **more):
     api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
-    fields = {{**headers, **{{name.replace("_", "-"): value for name, value in more.items()}}}}
+    fields = {**headers, **{name.replace("_", "-"): value for name, value in more.items()}}
     api.request(method, "/2020-01-01/extension/" + what, body, fields)
     reply = api.getresponse()
     return reply.status, reply.headers, json.loads(reply.read())
 def register(*events, name=NAME):
-    status, got, body = call("POST", "register", json.dumps({{"events": events}}), lambda_extension_name=name)
+    status, got, body = call("POST", "register", json.dumps({"events": events}), lambda_extension_name=name)
     if status == 200:
         headers["lambda-extension-identifier"] = got["lambda-extension-identifier"]
     return status, body
@@ -138,16 +137,15 @@ class Kit:
 
     def mark(self, function: Function, name: str) -> None:
         """What an extension waits for with wait_for(name)."""
-        folder = function.environments[0]._folder
-        assert folder is not None
-        (folder / "tmp" / name).touch()
+        environment = function.environments[0]
+        touch(environment, f"{tmp_of(environment)}/{name}")
 
 
 MakeKit = Callable[..., Any]
 
 
 @pytest.fixture
-def kit(folder: MakeFolder) -> MakeKit:
+def kit(folder: MakeFolder, tier: Tier) -> MakeKit:
     @asynccontextmanager
     async def make(limits: Limits = ROOMY) -> AsyncIterator[Kit]:
         async with Host(limits=limits) as host:
@@ -179,8 +177,9 @@ async def frozen(function: Function) -> None:
 # ── discovery and launch ──
 
 
+@every_tree
 @pytest.mark.catalogue("EX-001", "EX-002", "EX-016")
-async def test_every_file_directly_in_the_folder_is_an_extension(kit: MakeKit, tree: str) -> None:
+async def test_every_file_directly_in_the_folder_is_an_extension(kit: MakeKit) -> None:
     async with kit() as k:
         layer = k.layer(**{"one.sh": SERVE, "two": SERVE, "sub/three": SERVE})
         (layer / "extensions" / "four").symlink_to("two")
@@ -214,7 +213,7 @@ while True:
 """
     app = """
 import os
-tmp = os.environ["TMPDIR"]
+tmp = os.environ.get("TMPDIR", "/tmp")
 there = sorted(os.listdir(tmp))
 open(tmp + "/runtime", "w").close()
 def handler(event, context):
@@ -258,6 +257,7 @@ async def test_an_extension_that_forgets_its_name_is_told_so(kit: MakeKit) -> No
         assert "never called the Extensions API" not in explained(result)
 
 
+@every_tree
 @pytest.mark.catalogue("EX-007")
 @pytest.mark.parametrize(
     ("text", "mode", "kind", "said", "hint"),
@@ -268,9 +268,7 @@ async def test_an_extension_that_forgets_its_name_is_told_so(kit: MakeKit) -> No
         ("hello\n", 0o755, "UnknownError", "exec format error", "does not begin with #!"),
     ],
 )
-async def test_a_file_that_cannot_be_run(
-    kit: MakeKit, tree: str, text: str, mode: int, kind: str, said: str, hint: str
-) -> None:
+async def test_a_file_that_cannot_be_run(kit: MakeKit, text: str, mode: int, kind: str, said: str, hint: str) -> None:
     async with kit() as k:
         layer = k.folder(**{"extensions/ext": text})
         (layer / "extensions" / "ext").chmod(mode)
@@ -305,8 +303,9 @@ async def test_argv_0_is_the_path_on_lambda(kit: MakeKit, folder: MakeFolder) ->
         assert any(line.startswith("/opt/extensions/x: ") for line in k.said("x"))
 
 
+@every_tree
 @pytest.mark.catalogue("EX-008")
-async def test_each_extension_has_a_process_group_of_its_own(kit: MakeKit, tree: str) -> None:
+async def test_each_extension_has_a_process_group_of_its_own(kit: MakeKit) -> None:
     async with kit() as k:
         body = "say(os.getpgid(0) == os.getpid())" + SERVE
         app = APP.replace("os.getpid()", "[os.getpid(), os.getpgid(0)]")
@@ -316,7 +315,7 @@ async def test_each_extension_has_a_process_group_of_its_own(kit: MakeKit, tree:
 
 
 @pytest.mark.catalogue("EX-012", "EX-013", "EX-014", "EX-015")
-async def test_the_surroundings_of_an_extension(kit: MakeKit) -> None:
+async def test_the_surroundings_of_an_extension(kit: MakeKit, tier: Tier) -> None:
     body = """
 open(TMP + "/shared", "w").write("by " + NAME)
 say(json.dumps({"env": dict(os.environ), "mode": os.stat(".").st_mode, "files": os.listdir(".")}))
@@ -324,7 +323,7 @@ say(json.dumps({"env": dict(os.environ), "mode": os.stat(".").st_mode, "files": 
     app = """
 import os
 def handler(event, context):
-    return {"env": dict(os.environ), "shared": open(os.environ["TMPDIR"] + "/shared").read()}
+    return {"env": dict(os.environ), "shared": open(os.environ.get("TMPDIR", "/tmp") + "/shared").read()}
 """
     async with kit() as k:
         function = await k.deploy(k.layer(ext=body + SERVE), app, environment={"MINE": "kept"})
@@ -338,8 +337,10 @@ def handler(event, context):
     hidden |= {"_AWS_XRAY_DAEMON_PORT", "_HANDLER"}
     assert hidden <= set(runtime["env"])
     assert not [name for name in ext["env"] if name in hidden or name.startswith("_")]
-    same = ("MINE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API", "TMPDIR")
+    same = ("MINE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API")
     assert [ext["env"][name] for name in (*same, "PATH")] == [runtime["env"][name] for name in (*same, "PATH")]
+    assert ext["env"].get("TMPDIR") == runtime["env"].get("TMPDIR")
+    assert ("TMPDIR" in ext["env"]) is (tier.name == "process")
 
 
 # ── the end of an extension, in Init ──
@@ -387,6 +388,7 @@ async def test_what_an_extension_has_reported_is_in_the_explanation(kit: MakeKit
         assert "what to do" in explained(result)
 
 
+@pytest.mark.tiers("process")  # in the other one that path is there
 async def test_a_script_that_names_a_path_of_lambda(kit: MakeKit) -> None:
     async with kit() as k:
         result = await (await k.deploy(k.layer(ext="#!/bin/sh\nexec /opt/tools/agent --now\n"))).invoke()
@@ -481,7 +483,7 @@ async def test_a_crash_between_two_invokes(kit: MakeKit) -> None:
         function = await k.deploy(k.layer(ext="say(os.getpid())" + SERVE))
         before = await function.invoke()
         await frozen(function)
-        os.kill(int(k.said("ext")[0]), signal.SIGKILL)
+        os.kill(outside(function.environments[0], int(k.said("ext")[0])), signal.SIGKILL)
         await until(lambda: k.of("sandbox.windDown"))
         after = await function.invoke()
         assert after.json() != before.json()
@@ -510,7 +512,7 @@ async def test_a_runtime_that_ends_after_its_answer_keeps_it_and_costs_the_envir
     app = """
 import os, threading, time
 def leave():
-    while not os.path.exists(os.environ["TMPDIR"] + "/go"):
+    while not os.path.exists(os.environ.get("TMPDIR", "/tmp") + "/go"):
         time.sleep(0.002)
     os._exit(3)
 def handler(event, context):
@@ -527,8 +529,9 @@ def handler(event, context):
         assert (result.report.status, result.report.error_type) == ("error", "Runtime.ExitError")
 
 
+@every_tree
 @pytest.mark.catalogue("LC-075", "EX-012")
-async def test_the_memory_of_an_extension_counts(kit: MakeKit, tree: str) -> None:
+async def test_the_memory_of_an_extension_counts(kit: MakeKit, tier: Tier) -> None:
     async with kit() as k:
         function = await k.deploy(
             k.layer(ext="register('INVOKE')\nwhile next():\n    x = first('mark') and bytearray(200 << 20)")
@@ -645,8 +648,9 @@ def wind_down(k: Kit) -> dict[str, Any]:
     return k.of("sandbox.windDown")[-1]
 
 
+@every_tree
 @pytest.mark.catalogue("EX-083", "EX-088", "EX-089", "EX-087", "LC-100", "LC-103", "LC-104", "LC-106", "LC-111", "LC-110")
-async def test_first_the_runtime_then_the_extensions(kit: MakeKit, tree: str) -> None:
+async def test_first_the_runtime_then_the_extensions(kit: MakeKit) -> None:
     async with kit(Limits()) as k:
         function = await k.deploy(k.layer(ext=SERVE + "say('bye')"), GENTLE)
         await function.invoke()
@@ -704,8 +708,9 @@ async def test_a_runtime_that_ignores_sigterm_is_killed_at_the_end_of_its_share(
     assert wind_down(k)["extensions"][0]["exit"] == "exit code 0"
 
 
+@every_tree
 @pytest.mark.catalogue("EX-084", "LC-109", "LC-103", "LC-114", "EX-087", "EX-055")
-async def test_who_ignores_shutdown_is_killed_with_its_children(kit: MakeKit, tree: str) -> None:
+async def test_who_ignores_shutdown_is_killed_with_its_children(kit: MakeKit) -> None:
     body = """
 child = subprocess.Popen(["sleep", "1000"])
 say(json.dumps([os.getpid(), child.pid]))
@@ -717,7 +722,7 @@ next()
         function = await k.deploy(k.layer(ext=body))
         await function.invoke()
         await frozen(function)
-        pids = json.loads(k.said("ext")[0])
+        pids = [outside(function.environments[0], pid) for pid in json.loads(k.said("ext")[0])]
         assert all(psutil.pid_exists(pid) for pid in pids)
         machine = function.environments[0].machine
     assert not any(psutil.pid_exists(pid) for pid in pids)
@@ -746,10 +751,10 @@ async def test_a_busy_extension_is_given_shutdown_when_it_polls(kit: MakeKit) ->
         await function.invoke(wait_for_report=False)
         await until(lambda: "busy" in k.said("ext"))
         machine = function.environments[0].machine
-        where = function.environments[0]._folder / "tmp"
+        environment = function.environments[0]
         closing = asyncio.ensure_future(k.host.close())
         await until(lambda: machine.phase is Phase.SHUTDOWN and "SIGTERM" in "".join(k.of("function")))
-        (where / "go").touch()
+        touch(environment, f"{tmp_of(environment)}/go")
         await closing
     assert k.said("ext") == ["busy", "INVOKE", "SHUTDOWN spindown"]
     assert wind_down(k)["extensions"][0]["exit"] == "exit code 0"
@@ -781,11 +786,11 @@ async def test_the_log_tells_how_a_reset_went(kit: MakeKit) -> None:
 # ── the command ──
 
 
-async def test_the_documents_of_the_command_have_the_extensions(folder: MakeFolder) -> None:
+async def test_the_documents_of_the_command_have_the_extensions(folder: MakeFolder, tier: Tier) -> None:
     layer = folder(**{"extensions/ext": PRELUDE + SERVE})
     (layer / "extensions" / "ext").chmod(0o755)
     command = [str(Path(sys.executable).parent / "sandbox"), "invoke", str(folder(app_py=APP)), "--layer", str(layer)]
-    command += ["--runtime", "python", "--handler", "app.handler", "--json"]
+    command += ["--runtime", "python", "--handler", "app.handler", "--json", *tier.options]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=40, check=True)
     (ext,) = json.loads(done.stdout)["extensions"]
     keys = {"name", "type", "events", "state", "initMs", "afterResponseMs", "afterRuntimeMs", "maxMemoryUsedMB", "telemetry"}

@@ -13,6 +13,8 @@ from sandbox.core.function import FunctionConfig
 from sandbox.host.result import InvokeResult
 from tests.conftest import MakeFolder
 
+pytestmark = pytest.mark.usefixtures("tier")
+
 
 def advice(result: InvokeResult) -> str:
     """The last thing to do that the log names."""

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sandbox import ConfigError, Host, Unsupported
+from sandbox.assets import cache_folder
 from sandbox.host.interpreters import LANGUAGES, Interpreters, default_handler
-from sandbox.package.cache import default_root
 from tests.conftest import MakeFolder
 
 PYTHON, NODEJS, RUBY = LANGUAGES
@@ -213,7 +213,7 @@ def test_each_one_is_asked_once_and_again_when_it_has_changed(install: Install, 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}', '{"a": ["b"]}'])
 def test_a_memory_that_cannot_be_read_is_made_anew(install: Install, text: str) -> None:
     install("bin/node", "20.1.0")
-    memory = default_root() / "interpreters.json"
+    memory = cache_folder() / "interpreters.json"
     memory.write_text(text)
     assert Interpreters().find("nodejs20.x").version == "20.1.0"
     assert len(json.loads(memory.read_text())) == 1
@@ -227,6 +227,7 @@ def test_handlers_of_awss_console() -> None:
     ]
 
 
+@pytest.mark.usefixtures("tier")
 async def test_the_mark_is_in_the_log_and_in_the_report(folder: MakeFolder, tmp_path: Path) -> None:
     """A real interpreter under a version that is not here: ours, the nearest to Python 3.99."""
     os.symlink(os.path.realpath(sys.executable), tmp_path / "python3")

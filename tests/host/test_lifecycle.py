@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,17 @@ from sandbox import FunctionFailure, Host, InvokeResult, Limits
 from sandbox.core.limits import PAYLOAD_LIMIT
 from sandbox.core.states import Phase
 from sandbox.host.host import Function
-from tests.conftest import SLEEPER, MakeFolder, Played
+from tests.conftest import (
+    SLEEPER,
+    MakeFolder,
+    Played,
+    Tier,
+    every_tree,
+    outside,
+    python_of,
+    seen_from_here,
+    tmp_of,
+)
 
 COUNTER = """
 import os
@@ -31,9 +40,12 @@ def handler(event, context):
         import time
         time.sleep(1000)
     if what == "write":
-        open(os.environ["TMPDIR"] + "/kept", "w").write("kept")
-    return {"pid": os.getpid(), "calls": calls, "kept": os.path.exists(os.environ["TMPDIR"] + "/kept")}
+        open(os.environ.get("TMPDIR", "/tmp") + "/kept", "w").write("kept")
+    return {"pid": os.getpid(), "calls": calls, "kept": os.path.exists(os.environ.get("TMPDIR", "/tmp") + "/kept")}
 """
+
+
+pytestmark = pytest.mark.usefixtures("tier")
 
 
 async def python(host: Host, code: Path, **settings: object) -> Function:
@@ -70,7 +82,7 @@ async def test_one_process_serves_one_caller_again_and_again(host: Host, folder:
 
 @pytest.mark.catalogue("LC-030")
 async def test_two_at_once_get_an_environment_each(host: Host, folder: MakeFolder) -> None:
-    code = folder(app_py="import os\ndef handler(e, c):\n    return os.getpid()\n")
+    code = folder(app_py="import os\nme = os.urandom(9).hex()\ndef handler(e, c):\n    return me\n")
     function = await python(host, code)
     one, two = await asyncio.gather(function.invoke(), function.invoke())
     assert one.json() != two.json()
@@ -97,8 +109,9 @@ async def test_init_ahead_of_any_invoke_ends_frozen(host: Host, folder: MakeFold
     assert len(function.environments) == 1
 
 
+@every_tree
 @pytest.mark.catalogue("LC-051", "LC-036", "LC-054", "LC-055")
-async def test_frozen_means_no_progress_of_threads_and_children(host: Host, folder: MakeFolder, tree: str) -> None:
+async def test_frozen_means_no_progress_of_threads_and_children(host: Host, folder: MakeFolder) -> None:
     code = folder(
         app_py="""
 import os, subprocess, sys, threading
@@ -117,16 +130,17 @@ def handler(event, context):
     )
     function = await python(host, code)
     before = (await function.invoke()).json()
-    await until(lambda: all(threads_of(pid) == "T" for pid in before["pids"]))
-    stopped = [psutil.Process(pid).cpu_times() for pid in before["pids"]]
+    pids = [outside(function.environments[0], pid) for pid in before["pids"]]
+    await until(lambda: all(threads_of(pid) == "T" for pid in pids))
+    stopped = [psutil.Process(pid).cpu_times() for pid in pids]
     busy = psutil.Process().cpu_times().user + 0.15
     while psutil.Process().cpu_times().user < busy:  # meanwhile they could have worked on the other processor
         pass
-    assert [psutil.Process(pid).cpu_times() for pid in before["pids"]] == stopped
+    assert [psutil.Process(pid).cpu_times() for pid in pids] == stopped
     after = (await function.invoke({"work": before["spun"] + 1_000_000})).json()
     assert after["pids"] == before["pids"]
     assert after["spun"] > before["spun"]
-    assert [psutil.Process(pid).cpu_times().user for pid in before["pids"]] > [t.user for t in stopped]
+    assert [psutil.Process(pid).cpu_times().user for pid in pids] > [t.user for t in stopped]
 
 
 @pytest.mark.catalogue("LC-054", "LC-056")
@@ -212,7 +226,7 @@ async def test_an_init_that_is_slow_once_works_inside_the_invoke(folder: MakeFol
     code = folder(
         app_py="""
 import os, time
-mark = os.environ["TMPDIR"] + "/second"
+mark = os.environ.get("TMPDIR", "/tmp") + "/second"
 if not os.path.exists(mark):
     open(mark, "w").close()
     time.sleep(1000)
@@ -254,6 +268,7 @@ async def test_a_runtime_that_ends_in_init(host: Host, folder: MakeFolder, boots
         assert result.error_phase == "init"
 
 
+@every_tree
 @pytest.mark.catalogue("LC-010", "LC-015")
 @pytest.mark.parametrize(
     ("files", "message", "hint"),
@@ -265,7 +280,7 @@ async def test_a_runtime_that_ends_in_init(host: Host, folder: MakeFolder, boots
     ],
 )
 async def test_a_bootstrap_that_cannot_be_run(
-    host: Host, folder: MakeFolder, tree: str, files: dict[str, str], message: str, hint: str
+    host: Host, folder: MakeFolder, files: dict[str, str], message: str, hint: str
 ) -> None:
     result = await (await host.deploy(folder(**files), runtime="provided.al2023")).invoke()
     assert error(result) == ("Runtime.InvalidEntrypoint", f"RequestId: <id> Error: {message}")
@@ -291,8 +306,9 @@ async def test_the_bootstrap_of_the_code_comes_before_that_of_a_layer(host: Host
     assert "layer" in (await only.invoke()).log
 
 
+@every_tree
 @pytest.mark.catalogue("LC-075", "EN-076", "EN-071")
-async def test_out_of_memory_counts_the_whole_environment(host: Host, folder: MakeFolder, tree: str) -> None:
+async def test_out_of_memory_counts_the_whole_environment(host: Host, folder: MakeFolder, tier: Tier) -> None:
     code = folder(
         app_py="""
 import os, subprocess, sys
@@ -304,7 +320,7 @@ def handler(event, context):
     return os.getpid()
 """
     )
-    function = await python(host, code, memory_mb=128, timeout=20)
+    function = await python(host, code, memory_mb=128, timeout=8)
     first = await function.invoke()
     result = await function.invoke({"eat": True})
     assert error(result) == ("Runtime.OutOfMemory", "RequestId: <id> Error: Runtime exited with error: signal: killed")
@@ -338,11 +354,11 @@ async def test_a_line_written_just_before_the_answer_is_in_the_log_of_that_invok
 
 
 @pytest.mark.catalogue("IN-023", "TL-039")
-async def test_what_is_still_in_the_pipe_at_the_poll_belongs_to_that_invoke(host: Host, folder: MakeFolder) -> None:
+async def test_what_is_still_in_the_pipe_at_the_poll_belongs_to_that_invoke(host: Host, folder: MakeFolder, tier: Tier) -> None:
     """More than the event loop reads at once, then the answer and the next poll in one piece: the poll is heard first."""
     code = folder(
         **{
-            "bootstrap": f"#!/bin/sh\nexec {os.path.realpath(sys.executable)} -S runtime.py\n",
+            "bootstrap": f"#!/bin/sh\nexec {python_of(tier)} -S runtime.py\n",
             "runtime.py": """
 import os, socket
 host, port = os.environ["AWS_LAMBDA_RUNTIME_API"].split(":")
@@ -390,15 +406,21 @@ async def test_shutdown_leaves_no_process_and_no_folder(folder: MakeFolder) -> N
 import os, subprocess
 def handler(event, context):
     daemon = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    return {"daemon": daemon.pid, "tmp": os.environ["TMPDIR"]}
+    open(os.environ.get("TMPDIR", "/tmp") + "/made", "w").close()
+    return daemon.pid
 """
     )
     async with Host() as host:
-        told = (await (await python(host, code)).invoke()).json()
-        assert psutil.pid_exists(told["daemon"])
-        assert Path(told["tmp"]).is_dir()
-    assert not psutil.pid_exists(told["daemon"])
-    assert not Path(told["tmp"]).exists()
+        function = await python(host, code)
+        told = (await function.invoke()).json()
+        (environment,) = function.environments
+        daemon, place = outside(environment, told), environment._folder
+        assert psutil.pid_exists(daemon)
+        assert seen_from_here(environment, tmp_of(environment) + "/made").is_file()
+        assert place is not None
+        assert place.is_dir()
+    assert not psutil.pid_exists(daemon)
+    assert not place.exists()
 
 
 @pytest.mark.catalogue("LC-110")

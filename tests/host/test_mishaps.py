@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from sandbox.core.states import Phase
 from sandbox.host import folders
 from sandbox.host.environment import Environment
 from sandbox.process.launcher import guard
-from tests.conftest import MakeFolder, Played
+from tests.conftest import MakeFolder, Played, outside
 from tests.host.test_lifecycle import COUNTER, error, python, threads_of, until
 
 
+@pytest.mark.usefixtures("tier")
 async def test_closing_the_host_while_an_environment_is_being_made(folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     closing = asyncio.Event()
     open_ = Environment.open
@@ -80,6 +82,7 @@ async def test_a_mistake_of_ours_ends_that_environment_and_is_told(
     assert (await function.invoke()).json()["calls"] == 1
 
 
+@pytest.mark.tiers("process")
 async def test_a_function_that_kills_the_parent_of_its_processes_is_served_again(host: Host, folder: MakeFolder) -> None:
     if (why := guard().why_not) is not None:
         pytest.skip(why)
@@ -100,29 +103,47 @@ def handler(event, context):
     assert len(function.environments) == 1
 
 
+@pytest.mark.tiers("namespace")
+async def test_a_function_cannot_harm_the_parent_of_its_processes(host: Host, folder: MakeFolder) -> None:
+    code = folder(
+        app_py="""
+import contextlib, os
+def handler(event, context):
+    with contextlib.suppress(PermissionError):
+        os.kill(os.getppid(), event)
+    return [os.getpid(), os.getppid()]
+"""
+    )
+    function = await python(host, code)
+    told = [(await function.invoke(number)).json() for number in (signal.SIGTERM, signal.SIGSTOP, signal.SIGKILL, 0)]
+    assert told == [[told[0][0], 1]] * 4
+
+
 async def test_a_function_that_stops_the_parent_of_its_processes_is_frozen_all_the_same(host: Host, folder: MakeFolder) -> None:
     if (why := guard().why_not) is not None:
         pytest.skip(why)
     code = folder(
         app_py="""
-import os, signal, subprocess
+import contextlib, os, signal, subprocess
 child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
 def handler(event, context):
-    os.kill(os.getppid(), signal.SIGSTOP)
+    with contextlib.suppress(PermissionError):
+        os.kill(os.getppid(), signal.SIGSTOP)
     return child.pid
 """
     )
     function = await python(host, code)
     for _ in range(2):
-        pid = (await function.invoke()).json()
+        told = (await function.invoke()).json()
+        pid = outside(function.environments[0], told)
         await until(lambda pid=pid: threads_of(pid) == "T")
 
 
 async def test_a_runtime_that_dies_while_frozen_is_told_of(host: Host, folder: MakeFolder) -> None:
     function = await python(host, folder(app_py=COUNTER))
     pid = (await function.invoke()).json()["pid"]
-    os.kill(pid, 9)
-    environment = function.environments[0]
+    (environment,) = function.environments
+    os.kill(outside(environment, pid), 9)
     await until(lambda: environment.machine.phase is Phase.CREATED)
     result = await function.invoke()
     assert result.json()["calls"] == 1
@@ -177,23 +198,28 @@ def test_what_a_killed_host_left_is_removed_by_the_next(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lambda-sandbox-alive", "lambda-sandbox-no-lock"]
 
 
+@pytest.mark.usefixtures("tier")
 async def test_folders_that_a_function_made_read_only_are_removed(folder: MakeFolder) -> None:
     code = folder(
         app_py="""
 import os
 def handler(event, context):
-    where = os.environ["TMPDIR"] + "/a/b"
+    where = os.environ.get("TMPDIR", "/tmp") + "/a/b"
     os.makedirs(where)
     open(where + "/file", "w").close()
     os.symlink("/etc", where + "/link")
     os.chmod(where, 0o500)
     os.chmod(os.path.dirname(where), 0o500)
-    return os.environ["TMPDIR"]
+    return sorted(os.listdir(where))
 """
     )
     async with Host() as host:
-        where = (await (await python(host, code)).invoke()).json()
-    assert not Path(where).exists()
+        function = await python(host, code)
+        assert (await function.invoke()).json() == ["file", "link"]
+        place = function.environments[0]._folder
+        assert place is not None
+        assert place.is_dir()
+    assert not place.exists()
 
 
 async def test_a_stream_that_no_environment_could_be_had_for_raises() -> None:

@@ -10,10 +10,9 @@ import json
 import os
 import re
 import signal
-import sys
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -26,7 +25,21 @@ from sandbox.core.states import Phase
 from sandbox.host.environment import Environment, Job
 from sandbox.telemetry.journal import Journal
 from tests import worlds
-from tests.conftest import SHORT, SLEEPER, Connection, MakeFolder, Played, Reply, no_task_is_left, request
+from tests.conftest import (
+    SHORT,
+    SLEEPER,
+    Connection,
+    MakeFolder,
+    Played,
+    Reachable,
+    Reply,
+    Tier,
+    listener,
+    no_task_is_left,
+    request,
+    tmp_of,
+    touch,
+)
 from tests.wire.talk import answered, refused
 
 EXTENSION = "/2020-01-01/extension/"
@@ -48,6 +61,7 @@ class Sink:
         self.requests = 0
         self.go_on = asyncio.Event()
         self.port = 0
+        self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -61,9 +75,9 @@ class Sink:
     def records(self, type_: str) -> list[Any]:
         return [event["record"] for event in self.events if event["type"] == type_]
 
-    async def open(self) -> Sink:
-        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=64 * 1024 * 1024)
-        self.port = self.server.sockets[0].getsockname()[1]
+    async def open(self, sock: socket.socket) -> Sink:
+        self._servers.append(await asyncio.start_server(self._accept, sock=sock, limit=64 * 1024 * 1024))
+        self.port = sock.getsockname()[1]
         return self
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,7 +121,8 @@ class Sink:
         writer.write(OK)
 
     async def close(self) -> None:
-        self.server.close()
+        for server in self._servers:
+            server.close()
         for task in list(self._tasks):
             task.cancel()
         while self._tasks:
@@ -122,7 +137,7 @@ class World(worlds.World):
         self.sinks: list[Sink] = []
 
     async def sink(self, how: str = "ok") -> Sink:
-        self.sinks.append(await Sink(how).open())
+        self.sinks.append(await Sink(how).open(await listener(self.environment)))
         return self.sinks[-1]
 
     async def agent(self, name: str = "agent", *events: str) -> Agent:
@@ -235,9 +250,9 @@ MakeWorld = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-async def world(folder: MakeFolder) -> AsyncIterator[MakeWorld]:
+async def world(folder: MakeFolder, tier: Tier) -> AsyncIterator[MakeWorld]:
     """`await world("a", "b")` has two external extensions, which all run the program; without names, one named agent."""
-    async with worlds.worlds(World, folder) as make:
+    async with worlds.worlds(World, folder, tier) as make:
         yield lambda *names, **settings: make(*(names or ("agent",)), bootstrap=RUNTIME, **settings)
 
 
@@ -543,7 +558,7 @@ async def test_a_tcp_subscriber_gets_lines(world: MakeWorld) -> None:
         writer.close()
         await writer.wait_closed()
 
-    server = await asyncio.start_server(read, "127.0.0.1", 0)
+    server = await asyncio.start_server(read, sock=await listener(one.environment))
     agent = await one.agent()
     port = server.sockets[0].getsockname()[1]
     sink = await one.sink()
@@ -589,13 +604,13 @@ async def test_a_listener_that_is_there_only_later_gets_everything(world: MakeWo
     await agent.subscribed(sink)
     for _ in range(20):
         await one.passes(0.2)
-    sink.server = await asyncio.start_server(sink._accept, "127.0.0.1", sink.port)
+    await sink.open(await listener(one.environment, sink.port))
     await one.got(sink, "initStart", "telemetrySubscription")
 
 
 @pytest.mark.catalogue("TL-019")
 async def test_an_internal_extension_may_subscribe(played: Played) -> None:
-    sink = await Sink().open()
+    sink = await Sink().open(await listener(played.environment))
     one = World(played.environment, played.clock, played.journal)
     one.environment.start()
     agent = await one.agent("internal", "INVOKE")
@@ -903,13 +918,12 @@ async def test_nobody_is_told_of_losses_that_are_not_his(world: MakeWorld) -> No
 
 
 @pytest.mark.catalogue("TL-015", "TL-083")
-async def test_a_second_subscription_is_told_what_the_first_has_lost(world: MakeWorld, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    wait = f"#!/bin/sh\nwhile [ ! -e {gate} ]; do sleep 0.01; done\n"
+async def test_a_second_subscription_is_told_what_the_first_has_lost(world: MakeWorld) -> None:
+    wait = '#!/bin/sh\nwhile [ ! -e "${TMPDIR:-/tmp}/gate" ]; do sleep 0.01; done\n'
     one = await world(program=wait + (FLOOD % (LINES, FILL)).partition("\n")[2])
     agent, sink, second = await one.agent(), await one.sink("stall"), await one.sink()
     await agent.subscribed(sink, types=["extension"])
-    gate.touch()
+    touch(one.environment, tmp_of(one.environment) + "/gate")
     last = f"line {LINES - 1} {FILL}"
     await one.until(lambda: any(record == last for _, record in one.records))
     await agent.subscribe(second, types=["extension"])
@@ -920,20 +934,20 @@ async def test_a_second_subscription_is_told_what_the_first_has_lost(world: Make
 
 # ── real processes ──
 
-RECORDER = f"""#!{os.path.realpath(sys.executable)} -S
+RECORDER = """#!/usr/bin/env -S python3 -S
 import http.client, json, os, sys, time
 api = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
 def call(method, path, body=None, **fields):
-    api.request(method, path, body, {{name.replace("_", "-"): value for name, value in fields.items()}})
+    api.request(method, path, body, {name.replace("_", "-"): value for name, value in fields.items()})
     reply = api.getresponse()
     return reply.status, reply.headers, reply.read()
 def mark(what):
     sink = http.client.HTTPConnection("127.0.0.1", int(os.environ["SINK_PORT"]))
     sink.request("POST", "/mark/" + what, "")
     sink.getresponse().read()
-events = json.dumps({{"events": ["INVOKE", "SHUTDOWN"]}})
+events = json.dumps({"events": ["INVOKE", "SHUTDOWN"]})
 _, headers, _ = call("POST", "/2020-01-01/extension/register", events, Lambda_Extension_Name=os.path.basename(sys.argv[0]))
-me = {{"Lambda_Extension_Identifier": headers["Lambda-Extension-Identifier"]}}
+me = {"Lambda_Extension_Identifier": headers["Lambda-Extension-Identifier"]}
 print("extension is here", flush=True)
 status, _, body = call("PUT", os.environ["SINK_PATH"], os.environ["SINK_BODY"], **me)
 assert status == 200, body
@@ -972,25 +986,26 @@ QUICK = replace(SHORT, init=20.0, shutdown_external=2.0, runtime_share=1.0)
 
 
 @pytest.fixture
-async def recorded(folder: MakeFolder) -> AsyncIterator[Callable[..., Awaitable[tuple[Any, Sink, Host]]]]:
+async def recorded(folder: MakeFolder, reachable: Reachable) -> AsyncIterator[Callable[..., Awaitable[tuple[Any, Sink, Host]]]]:
     """Deploys APP with an extension `recorder` that subscribes; returns the function, what was recorded, and the host."""
     hosts: list[Host] = []
     sinks: list[Sink] = []
 
     async def make(api: str = "Telemetry", how: str = "ok", wait: float = 0.0, **changes: Any) -> tuple[Any, Sink, Host]:
         settings = {name: changes.pop(name) for name in ("log_format", "log_level", "system_log_level") if name in changes}
-        sink = await Sink(how).open()
+        sink = Sink(how)
         sinks.append(sink)
+        port = await reachable(sink.open)
         layer = folder(**{"extensions/recorder": RECORDER})
         (layer / "extensions/recorder").chmod(0o755)
         document = {
             "schemaVersion": "2022-12-13" if api == "Telemetry" else "2021-03-18",
             "types": ALL,
-            "destination": {"protocol": "HTTP", "URI": f"http://sandbox.localdomain:{sink.port}/"},
+            "destination": {"protocol": "HTTP", "URI": f"http://sandbox.localdomain:{port}/"},
             "buffering": {"timeoutMs": 25},
             **changes,
         }
-        environment = {"SINK_PORT": str(sink.port), "SINK_PATH": PATHS[api], "SINK_BODY": json.dumps(document)}
+        environment = {"SINK_PORT": str(port), "SINK_PATH": PATHS[api], "SINK_BODY": json.dumps(document)}
         if wait:
             environment["SINK_WAIT"] = str(wait)
         hosts.append(Host(limits=QUICK))

@@ -11,7 +11,7 @@ from sandbox.core.states import Phase
 from sandbox.telemetry.journal import Record
 from tests.conftest import MakeFolder
 
-EXTENSION = """#!/usr/bin/env python3
+EXTENSION = """#!/usr/bin/env -S python3 -S
 import http.client, json, os, sys
 
 connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
@@ -27,7 +27,7 @@ identifier = reply.getheader("Lambda-Extension-Identifier")
 while ask("GET", "event/next", Lambda_Extension_Identifier=identifier)[1]["eventType"] == "INVOKE":
     pass
 """
-BOOTSTRAP = """#!/usr/bin/env python3
+BOOTSTRAP = """#!/usr/bin/env -S python3 -S
 import http.client, json, os, threading, time
 
 API = os.environ["AWS_LAMBDA_RUNTIME_API"]

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.assets import cache_folder
 from sandbox.package import cache as cache_module
 from sandbox.package import package as package_module
-from sandbox.package.cache import Cache, Kept, default_root
+from sandbox.package.cache import Cache, Kept
 from sandbox.package.package import open_package
 from sandbox.package.tree import PackageError
 from tests.conftest import ROOT
@@ -420,23 +421,23 @@ def test_a_root_that_is_not_writable(ground: Ground) -> None:
 
 def test_the_default_is_below_xdg_cache_home_and_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_root() == tmp_path / "xdg" / "lambda-sandbox"
-    assert default_root().stat().st_mode & 0o777 == 0o700
+    assert cache_folder() == tmp_path / "xdg" / "lambda-sandbox"
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_root() == tmp_path / "home" / ".cache" / "lambda-sandbox"
+    assert cache_folder() == tmp_path / "home" / ".cache" / "lambda-sandbox"
     code = zip_of(tmp_path / "code.zip", ("f", b"1", FILE))
     open_package(code, (), Cache()).close()
-    [tree] = names(default_root())
-    assert picture(default_root() / "packages" / tree) == {"f": ("file", 0o644, b"1")}
-    assert (default_root() / "packages").stat().st_mode & 0o777 == 0o700
+    [tree] = names(cache_folder())
+    assert picture(cache_folder() / "packages" / tree) == {"f": ("file", 0o644, b"1")}
+    assert (cache_folder() / "packages").stat().st_mode & 0o777 == 0o700
 
 
 def test_a_relative_xdg_cache_home_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert default_root() == tmp_path / "home" / ".cache" / "lambda-sandbox"
+    assert cache_folder() == tmp_path / "home" / ".cache" / "lambda-sandbox"
 
 
 def test_without_a_home_the_default_is_a_folder_of_the_users_among_temporary_files(
@@ -446,7 +447,7 @@ def test_without_a_home_the_default_is_a_folder_of_the_users_among_temporary_fil
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     own = tmp_path / f"lambda-sandbox-cache-{os.getuid()}"
-    assert default_root() == default_root() == own
+    assert cache_folder() == cache_folder() == own
     assert own.stat().st_mode & 0o777 == 0o700
 
 
@@ -458,7 +459,7 @@ def test_a_folder_that_somebody_else_put_there_is_not_used(tmp_path: Path, monke
     os.chown(planted, 65534, 65534)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    root = default_root()
+    root = cache_folder()
     assert root != planted
     assert root.stat().st_uid == 0
     assert root.stat().st_mode & 0o777 == 0o700
@@ -478,7 +479,7 @@ def test_a_folder_where_others_can_write_is_not_used(tmp_path: Path, monkeypatch
         planted.chmod(0o777)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    root = default_root()
+    root = cache_folder()
     assert not root.is_symlink()
     assert root.stat().st_mode & 0o077 == 0
 

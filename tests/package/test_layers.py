@@ -240,6 +240,7 @@ def test_a_code_folder_without_what_a_link_led_through(ground: Ground) -> None:
 
 
 @pytest.mark.catalogue("EN-054")
+@pytest.mark.tiers("process")  # nothing runs
 async def test_a_sixth_layer(ground: Ground, host: Host) -> None:
     layers = tuple(layer(ground, f"layer{number}", bool(number % 2), f=b"%d" % number) for number in range(6))
     with pytest.raises(ConfigError, match=r"6 layers.* at most 5"):

@@ -46,7 +46,7 @@ async def python_rows(folder: Path) -> list[Row]:
 
 async def node_rows(folder: Path) -> list[Row]:
     cases = [*node.SHARED, *node.ALONE]
-    async with node.hosting() as host:
+    async with node.hosting(isolation="process") as host:
         aws = await node.observe_all(host, folder / "aws", node.NODE_3.folder, cases)
         ours = await node.observe_all(host, folder / "ours", None, cases)
     return [Row(one, aws[one.name], ours[one.name], node.ACCEPTED.get(one.name, SAME)) for one in cases]
@@ -54,7 +54,7 @@ async def node_rows(folder: Path) -> list[Row]:
 
 async def ruby_rows(folder: Path) -> list[Row]:
     found = []
-    async with Host() as host:
+    async with Host(isolation="process") as host:
         for name, case in in_ruby.CASES.items():
             code = folder / name
             code.mkdir(parents=True)

@@ -1,4 +1,9 @@
-"""What the tests of runtimes share: a host with AWS's own limits (nothing here waits for one), and a way to deploy."""
+"""What the tests of runtimes share: a host with AWS's own limits (nothing here waits for one), and a way to deploy.
+
+They compare what an interpreter does with a handler, hundreds of times, and with clients that lie anywhere on this machine:
+that is for tier `process`, where an environment is a little quicker to be had. What a tier could change (where the runtime, the
+code and layers are, how output comes, what a timeout ends) is shown for each language in both, `in_both_tiers`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,12 @@ import pytest
 from sandbox import Host
 from sandbox.host.host import Function
 from sandbox.host.result import InvokeResult
-from tests.conftest import MakeFolder, no_task_is_left
+from tests.conftest import TIERS, MakeFolder, Tier, no_task_is_left
 
 Deploy = Callable[..., Awaitable[Function]]
+
+in_tier_process = [pytest.mark.tiers("process"), pytest.mark.usefixtures("tier")]
+in_both_tiers = pytest.mark.tiers(*TIERS)
 
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 TRACE = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Sampled=1"
@@ -46,7 +54,7 @@ while True:
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
+async def host(tier: Tier) -> AsyncIterator[Host]:
     """A cold interpreter on a busy machine may take a second: Init has AWS's 10 s here."""
     async with Host() as host:
         yield host

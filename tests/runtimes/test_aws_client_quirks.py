@@ -13,7 +13,9 @@ from sandbox import Host
 from sandbox.clock import ManualClock
 from tests.clients.real import GO, JVM, NODE, NODE_3, NODE_4, RUST, Client, Deploy, deploying
 from tests.conftest import MakeFolder, no_task_is_left
-from tests.runtimes.conftest import platform_error, printed, put
+from tests.runtimes.conftest import in_tier_process, platform_error, printed, put
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from sandbox.core.states import Phase
 from sandbox.host.result import InvokeResult, ResponseStream
 from tests.clients.real import ALL, GO, JVM, NODE_3, NODE_4, RUST, Client, Deploy, deploying
 from tests.conftest import MakeFolder, no_task_is_left
-from tests.runtimes.conftest import TRACE, platform_error, printed, put
+from tests.runtimes.conftest import TRACE, in_tier_process, platform_error, printed, put
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture(params=ALL, ids=str)

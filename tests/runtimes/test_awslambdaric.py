@@ -26,7 +26,9 @@ from sandbox.host.environment import Job
 from sandbox.host.host import Function
 from sandbox.telemetry.journal import Journal
 from tests.conftest import ROOT, MakeFolder
-from tests.runtimes.conftest import Deploy, platform_error, printed
+from tests.runtimes.conftest import Deploy, in_tier_process, platform_error, printed
+
+pytestmark = in_tier_process
 
 BASE_PYTHON = os.path.realpath(sys.executable)
 APP = """

@@ -11,7 +11,9 @@ from sandbox import Host
 from sandbox.core.limits import PAYLOAD_LIMIT
 from sandbox.host.host import Function
 from tests.conftest import ROOT, needs_bash
-from tests.runtimes.conftest import platform_error, printed, put
+from tests.runtimes.conftest import in_both_tiers, in_tier_process, platform_error, printed, put
+
+pytestmark = in_tier_process
 
 BASH = ROOT / "bootstrap" / "bash"
 
@@ -29,6 +31,7 @@ async def deploy(host: Host, tmp_path: Path, script: str, handler: str = "functi
     return await host.deploy(code, handler=handler, timeout=20)
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-050", "LC-009")
 async def test_the_folder_as_it_is_echoes_and_logs(host: Host) -> None:
     function = await host.deploy(BASH, handler="function.handler", timeout=20)
@@ -56,6 +59,7 @@ async def test_the_trace_id_is_that_of_each_event(host: Host, tmp_path: Path) ->
         assert (await function.invoke(trace_id=trace)).check().json() == ["absent", trace]
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-090", "RT-095", "RT-096")
 async def test_a_status_is_a_function_error_and_the_same_shell_takes_the_next_event(host: Host, tmp_path: Path) -> None:
     script = 'handler() { echo "pid $$" >&2; [ "$1" = "{}" ] && return 3; printf 1; }'
@@ -70,6 +74,7 @@ async def test_a_status_is_a_function_error_and_the_same_shell_takes_the_next_ev
     assert printed(after) == printed(failed)  # the same pid
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-074", "LC-070")
 async def test_a_handler_that_exits_ends_the_runtime_and_the_next_event_finds_a_new_one(host: Host, tmp_path: Path) -> None:
     function = await deploy(host, tmp_path, 'handler() { [ "$1" = "{}" ] && exit 5; printf \'"%s"\' "$$"; }')

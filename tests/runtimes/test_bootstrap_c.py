@@ -20,7 +20,9 @@ from sandbox.core.limits import PAYLOAD_LIMIT
 from sandbox.core.states import Phase
 from sandbox.telemetry.journal import Record
 from tests.conftest import ROOT, no_task_is_left
-from tests.runtimes.conftest import TRACE, platform_error, printed
+from tests.runtimes.conftest import TRACE, in_both_tiers, in_tier_process, platform_error, printed
+
+pytestmark = in_tier_process
 
 C = ROOT / "bootstrap" / "c"
 FLAGS = ["-O2", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-std=c11"]
@@ -285,6 +287,7 @@ def test_nobody_is_there(code: Path, address: str, message: str) -> None:
 # ── on our host ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-022", "RT-050", "LC-009")
 async def test_the_folder_as_it_is_echoes_and_logs(host: Host, shipped: Path) -> None:
     function = await host.deploy(shipped, timeout=20)
@@ -308,6 +311,7 @@ async def test_the_example_fails_when_it_is_asked_to(host: Host, shipped: Path) 
     assert (await function.invoke("then")).check().json()["event"] == "then"
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-050", "RT-064")
 async def test_bytes_pass_as_they_are(host: Host, code: Path) -> None:
     function = await host.deploy(code, timeout=20)
@@ -329,6 +333,7 @@ async def test_any_message_of_an_error_arrives_as_json(host: Host, code: Path) -
     assert (await function.invoke("fail silently")).json() == {"errorType": "Function.Silent", "errorMessage": ""}
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-050")
 @pytest.mark.parametrize("weather", ["quiet", "storm"])
 async def test_6_mib_both_ways(host: Host, code: Path, weather: str) -> None:
@@ -366,6 +371,7 @@ async def test_it_is_frozen_between_two_invokes_and_thaws(host: Host, code: Path
     assert function.environments == (environment,)
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-024", "RT-025", "RT-026", "RT-027", "RT-028", "EN-004")
 async def test_what_is_known_of_an_invocation(host: Host, code: Path) -> None:
     function = await host.deploy(code, timeout=20)
@@ -392,6 +398,7 @@ async def test_what_is_printed_is_in_the_log_of_its_own_invoke(host: Host, code:
     assert printed(await function.invoke("print")) == ["one", "two"]
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-070", "LC-072")
 async def test_a_timeout_and_the_invoke_after_it(code: Path) -> None:
     clock = ManualClock()

@@ -22,11 +22,11 @@ from sandbox.host.host import Function
 from sandbox.host.result import ResponseStream
 from sandbox.telemetry.journal import Record
 from tests.conftest import ROOT, Played, no_task_is_left
-from tests.runtimes.conftest import TRACE, platform_error, printed
+from tests.runtimes.conftest import TRACE, in_both_tiers, in_tier_process, platform_error, printed
 from tests.runtimes.test_bootstrap_c import EVENT, OK, facing, reply
 from tests.wire.talk import ERROR_BODY, ERROR_TYPE, chunk, last_chunk, opening, streaming
 
-pytestmark = pytest.mark.timeout(300)  # the first build of all compiles net/http, too
+pytestmark = [pytest.mark.timeout(300), *in_tier_process]  # the first build of all compiles net/http, too
 
 GO = ROOT / "bootstrap" / "go"
 FUNCTION = r"""
@@ -233,6 +233,7 @@ def test_nobody_is_there(code: Path) -> None:
 # ── on our host ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-022", "RT-050", "LC-009")
 async def test_the_folder_as_it_is_echoes_and_logs(host: Host, shipped: Path) -> None:
     function = await host.deploy(shipped, timeout=20)
@@ -259,6 +260,7 @@ async def test_the_example_fails_and_streams_when_it_is_asked_to(host: Host, shi
     assert len(function.environments) == 1
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-050", "RT-052", "RT-064")
 async def test_bytes_pass_as_they_are(host: Host, code: Path) -> None:
     function = await host.deploy(code, timeout=20)
@@ -340,6 +342,7 @@ async def test_what_is_known_of_an_invocation(host: Host, code: Path) -> None:
     }
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-070", "LC-072")
 async def test_a_timeout_and_the_invoke_after_it(code: Path) -> None:
     clock = ManualClock()
@@ -371,6 +374,7 @@ async def test_an_exit_in_the_handler(host: Host, code: Path) -> None:
     assert (await function.invoke({"do": "pid"})).check().json() != before
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-090", "LC-070")
 async def test_a_panic_is_told_with_its_stack_and_ends_the_process(host: Host, code: Path) -> None:
     function = await host.deploy(code, timeout=20)
@@ -471,6 +475,7 @@ async def test_a_stream_that_fails_at_once_keeps_its_pieces(played: Played) -> N
     assert s.job.result.json() == {"errorType": "Boom"}
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-074", "RT-077")
 async def test_a_stream_may_be_longer_than_a_buffered_answer(host: Host, code: Path) -> None:
     function = await host.deploy(code, timeout=20, memory_mb=512)

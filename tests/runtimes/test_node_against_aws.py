@@ -26,8 +26,10 @@ from sandbox import Host
 from sandbox.host.host import Function
 from tests.clients.real import NODE_3
 from tests.runtimes.comparing import Case, Normal, Observation, explain
-from tests.runtimes.conftest import code_of
+from tests.runtimes.conftest import code_of, in_tier_process
 from tests.runtimes.node import RUNTIME, hosting, needs_node
+
+pytestmark = in_tier_process
 
 # All arguments but the last, which is our own program.
 WRAPPER = """#!/bin/sh

@@ -14,8 +14,10 @@ from sandbox.clock import ManualClock
 from sandbox.core.limits import MIB, PAYLOAD_LIMIT
 from sandbox.core.states import Phase
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import code_of, platform_error, printed, put
+from tests.runtimes.conftest import code_of, in_both_tiers, in_tier_process, platform_error, printed, put
 from tests.runtimes.node import EVALUATE, RUNTIME, Deploy, deploying, error_of, hosting, logged
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture
@@ -49,6 +51,7 @@ exports.handler = async (event) => {
 HELPER = 'exports.fail = (kind) => {\n  throw new kind("ö: no\\nsecond line");\n};\n'
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-090", "RT-094", "RT-095", "RT-096", "TL-072", "IN-021", "IN-027")
 async def test_an_error_is_told_as_aws_tells_it(deploy: Deploy) -> None:
     function = await deploy(THROWS, {"helper.js": HELPER})
@@ -426,6 +429,7 @@ async def test_an_exit_in_the_handler(deploy: Deploy, expression: str, message: 
     assert len(function.environments) == 1
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-090", "LC-074", "LC-081")
 @pytest.mark.parametrize(
     ("expression", "words", "error", "status"),
@@ -501,6 +505,7 @@ async def test_what_a_function_handles_itself_is_no_trouble(deploy: Deploy) -> N
     assert printed(result) == []
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-070", "LC-072", "LC-071", "TL-071")
 async def test_a_timeout_ends_the_process_and_what_it_started(folder: MakeFolder) -> None:
     """On a clock that only the test moves. The suite looks for processes that were left: a child would fail this test."""

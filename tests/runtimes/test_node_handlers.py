@@ -14,8 +14,10 @@ from sandbox import Host
 from sandbox.core.limits import MIB, PAYLOAD_LIMIT
 from sandbox.core.states import Phase
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import TRACE, code_of, platform_error, printed
+from tests.runtimes.conftest import TRACE, code_of, in_both_tiers, in_tier_process, platform_error, printed
 from tests.runtimes.node import EVALUATE, TIME, Deploy, deploying, error_of, facing, hosting, needs_node
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ MODULE = (
 IS_MODULE = '{"type": "module"}'
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-003", "EN-012", "LC-009")
 @pytest.mark.parametrize(
     ("handler", "file", "app", "package"),
@@ -176,6 +179,7 @@ exports.handler = function (event, context, callback) {
 """
 
 
+@in_both_tiers
 async def test_every_way_to_answer(deploy: Deploy) -> None:
     function = await deploy(STYLES)
     pid = (await function.invoke("pid")).check().json()
@@ -232,6 +236,7 @@ async def test_a_handler_gets_three_arguments(deploy: Deploy) -> None:
     assert (await (await deploy(STYLES)).invoke("arguments")).check().json()[0] == 3
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-036")
 async def test_a_timer_that_was_frozen_goes_on_in_the_next_invoke(deploy: Deploy) -> None:
     app = """
@@ -406,6 +411,7 @@ async def test_an_event_is_parsed_as_json_parse_parses_it(deploy: Deploy) -> Non
         assert (await function.invoke(payload=sent.encode())).check().payload.decode() == answered
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-057", "RT-058", "RT-059", "EN-077")
 async def test_6_mib_both_ways_and_one_byte_too_many(deploy: Deploy) -> None:
     app = """

@@ -10,8 +10,10 @@ import pytest
 
 from sandbox import Host
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import code_of, printed
+from tests.runtimes.conftest import code_of, in_both_tiers, in_tier_process, printed
 from tests.runtimes.node import EVALUATE, RUNTIME, TIME, Deploy, deploying, hosting
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture
@@ -28,6 +30,7 @@ def deploy(host: Host, folder: MakeFolder) -> Deploy:
 # ── what is printed ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("TL-052")
 async def test_stdout_stderr_children_and_the_console_are_logged_in_order(deploy: Deploy) -> None:
     app = """
@@ -209,6 +212,7 @@ async def test_a_flood_from_threads_and_children_breaks_no_record(deploy: Deploy
 # ── the console as JSON ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-011", "TL-054")
 async def test_json_records(deploy: Deploy) -> None:
     app = """

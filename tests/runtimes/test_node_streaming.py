@@ -15,8 +15,10 @@ from sandbox.core.limits import MIB
 from sandbox.host.host import Function
 from sandbox.host.result import InvokeResult
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import platform_error, printed, put
+from tests.runtimes.conftest import in_both_tiers, in_tier_process, platform_error, printed, put
 from tests.runtimes.node import GONE, Deploy, deploying, error_of, hosting, logged
+
+pytestmark = in_tier_process
 
 PRELUDE = b'{"statusCode":201,"headers":{"x-a":"b"},"cookies":["c=d"]}' + b"\0" * 8
 HTTP = "application/vnd.awslambda.http-integration-response"
@@ -166,6 +168,7 @@ STREAMS = {
 }
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-052", "RT-070", "RT-076", "RT-077")
 async def test_what_is_written_arrives_for_a_streaming_and_for_a_buffered_caller(deploy: Deploy) -> None:
     """AWS's client forgets the metadata of a response whose first call is end()."""
@@ -273,6 +276,7 @@ async def test_what_cannot_be_written_is_an_error(deploy: Deploy) -> None:
     assert error_of(result.json())[0] == "TypeError"
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-072")
 @pytest.mark.parametrize(
     ("name", "error"),

@@ -11,9 +11,11 @@ import pytest
 
 from sandbox import Host
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import TRACE, code_of, platform_error, printed
+from tests.runtimes.conftest import TRACE, code_of, in_both_tiers, in_tier_process, platform_error, printed
 from tests.runtimes.node import EVALUATE, RUNTIME, Deploy, deploying, hosting, needs_node
 from tests.runtimes.test_python_surroundings import BY_CHANCE, EVERYWHERE, OURS, PATHS, PER_ENVIRONMENT
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture
@@ -64,6 +66,7 @@ async def test_the_variables_of_the_managed_runtime_and_no_others(deploy: Deploy
     assert re.fullmatch(r"[a-z0-9.]+:\d+", told["AWS_LAMBDA_RUNTIME_API"])
 
 
+@in_both_tiers
 @pytest.mark.parametrize(("memory", "young", "old"), [(128, 6, 116), (1769, 88, 1593)])
 async def test_node_runs_with_the_options_of_lambda(deploy: Deploy, memory: int, young: int, old: int) -> None:
     function = await deploy(EVALUATE, memory_mb=memory)
@@ -158,6 +161,7 @@ FOUND = {"low": "low", "both": "high", "mine": "function", "versioned": "for thi
 MINE = {"node_modules/mine/index.js": "exports.where = 'function';"}
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-016", "EN-053", "EN-055")
 async def test_layers_from_require(deploy: Deploy, tmp_path: Path) -> None:
     app = "exports.handler = async (event) => event.map((name) => require(name).where);"
@@ -165,6 +169,7 @@ async def test_layers_from_require(deploy: Deploy, tmp_path: Path) -> None:
     assert (await function.invoke(list(FOUND))).check().json() == list(FOUND.values())
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-016", "EN-055")
 async def test_layers_from_import(deploy: Deploy, tmp_path: Path) -> None:
     """A Node.js as it comes does not look at NODE_PATH for ES modules; Lambda's does."""
@@ -215,6 +220,7 @@ async def test_any_folder_of_node_path_counts_for_import(deploy: Deploy, tmp_pat
     assert (await function.invoke()).json()["errorType"] == "Runtime.HandlerNotFound"
 
 
+@in_both_tiers
 async def test_a_handler_may_be_in_a_layer(deploy: Deploy, tmp_path: Path) -> None:
     layer = write(
         tmp_path / "l",
@@ -255,6 +261,7 @@ async def test_our_own_files_cannot_be_required_by_name(deploy: Deploy) -> None:
     assert (await (await deploy(app)).invoke(names)).check().json() == []
 
 
+@in_both_tiers
 async def test_nothing_is_left_in_the_code_folder(host: Host, folder: MakeFolder) -> None:
     code = folder(**{"app.mjs": "import './part.mjs';\nexport const handler = async () => 1;", "part.mjs": ""})
     before = sorted(code.rglob("*"))
@@ -287,6 +294,7 @@ async def test_a_wrapper_may_add_options(deploy: Deploy, tmp_path: Path) -> None
     assert (await function.invoke("[process.title, first]")).check().json() == ["wrapped", True]
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-022")
 async def test_a_wrapper_in_a_layer_is_named_below_opt(deploy: Deploy, tmp_path: Path) -> None:
     layer = write(tmp_path / "layer", {"wrapper": '#!/bin/sh\nexport FROM_WRAPPER=yes\nexec "$@"\n'})

@@ -30,7 +30,9 @@ from sandbox import Host
 from sandbox.host.host import Function
 from tests.conftest import ROOT, no_task_is_left
 from tests.runtimes.comparing import SAME, Case, Normal, Observation, Row, explain, table
-from tests.runtimes.conftest import PYTHON, code_of
+from tests.runtimes.conftest import PYTHON, code_of, in_tier_process
+
+pytestmark = in_tier_process
 
 NEWEST = "4.2.2"
 OLDEST = "3.1.1"
@@ -588,7 +590,7 @@ def client(version: str) -> Path:
 
 
 async def observed(folder: Path, client: Path | None, cases: Sequence[Case]) -> dict[str, Observation]:
-    async with Host() as host:
+    async with Host(isolation="process") as host:
         found = await observe_all(host, folder, client, cases)
     no_task_is_left()
     return found

@@ -11,14 +11,19 @@ from tests.runtimes.conftest import (
     EVALUATE,
     Deploy,
     code_of,
+    in_both_tiers,
+    in_tier_process,
     platform_error,
     printed,
     put,
 )
 
+pytestmark = in_tier_process
+
 # ── errors of the handler ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-090", "RT-094", "RT-095", "RT-096", "TL-072", "IN-021", "IN-027")
 async def test_an_error_is_told_as_aws_tells_it(deploy: Deploy) -> None:
     app = """
@@ -183,6 +188,7 @@ async def test_an_exit_in_init(deploy: Deploy, app: str, message: str) -> None:
 # ── the process ends, or is late ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-012", "LC-070", "LC-071", "LC-074", "TL-039")
 @pytest.mark.parametrize(
     ("expression", "message"),
@@ -211,6 +217,7 @@ async def test_an_exit_in_the_handler(deploy: Deploy, expression: str, message: 
     assert len(function.environments) == 1
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-070", "LC-072", "LC-071", "TL-071")
 async def test_a_timeout_ends_the_process_and_what_it_started(deploy: Deploy) -> None:
     """The suite looks for processes that were left: a child that lived on would fail this test."""

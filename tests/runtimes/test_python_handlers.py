@@ -16,12 +16,17 @@ from tests.runtimes.conftest import (
     TRACE,
     Deploy,
     code_of,
+    in_both_tiers,
+    in_tier_process,
     printed,
 )
+
+pytestmark = in_tier_process
 
 # ── loading ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-003", "EN-012", "LC-009")
 @pytest.mark.parametrize(
     ("handler", "file"),
@@ -76,6 +81,7 @@ async def test_what_is_outside_the_handler_runs_once_and_is_kept(deploy: Deploy)
     assert [printed(first), printed(second)] == [["loading"], []]
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-036")
 async def test_a_thread_that_was_frozen_goes_on_in_the_next_invoke(deploy: Deploy) -> None:
     app = """
@@ -96,6 +102,7 @@ async def test_a_thread_that_was_frozen_goes_on_in_the_next_invoke(deploy: Deplo
 # ── the context ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-022", "RT-024", "EN-006", "EN-007", "EN-009", "EN-080", "TL-061")
 async def test_every_documented_field_of_the_context(deploy: Deploy) -> None:
     app = """
@@ -186,6 +193,7 @@ async def test_the_trace_id_is_set_for_each_event_and_not_before(deploy: Deploy)
 # ── events and results ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-050", "IN-025", "IN-021")
 async def test_events_and_results_of_any_kind_pass(deploy: Deploy) -> None:
     function = await deploy("def handler(event, context):\n    return event\n")
@@ -247,6 +255,7 @@ async def test_a_result_that_is_no_json(deploy: Deploy, expression: str, message
     assert (await function.invoke("1")).check().json() == 1
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-057", "RT-058", "RT-059", "EN-077")
 async def test_6_mib_both_ways_and_one_byte_too_many(deploy: Deploy) -> None:
     app = """

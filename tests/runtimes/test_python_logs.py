@@ -11,12 +11,17 @@ from tests.runtimes.conftest import (
     EVALUATE,
     Deploy,
     code_of,
+    in_both_tiers,
+    in_tier_process,
     printed,
 )
+
+pytestmark = in_tier_process
 
 # ── logs ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("TL-052")
 async def test_stdout_stderr_and_children_are_logged_in_order(deploy: Deploy) -> None:
     app = """
@@ -85,12 +90,14 @@ async def test_context_log_writes_one_record(deploy: Deploy) -> None:
     assert printed(result) == ["one\nrecord"]
 
 
+@in_both_tiers
 async def test_a_very_long_record_shows_no_frame_head(deploy: Deploy) -> None:
     """AWS cuts records at 256 KiB; whatever is done here, the text is what was logged and nothing else."""
     result = await (await deploy(EVALUATE)).invoke("logging.warning('z' * 1_500_000)")
     assert re.fullmatch(r"\[WARNING\]\t\S+\t\S+\tz{1500000}", "".join(printed(result)))
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-011", "TL-054")
 async def test_json_records(deploy: Deploy) -> None:
     app = """

@@ -23,9 +23,13 @@ from tests.runtimes.conftest import (
     TRACE,
     Deploy,
     code_of,
+    in_both_tiers,
+    in_tier_process,
     platform_error,
     printed,
 )
+
+pytestmark = in_tier_process
 
 # ── the wrapper, layers, what can be imported ──
 
@@ -42,6 +46,7 @@ async def test_a_wrapper_gets_the_interpreter_and_its_arguments(deploy: Deploy, 
     assert printed(result) == [f"wrapped {executable}"]
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-022", "LC-012")
 async def test_a_wrapper_that_is_not_there(deploy: Deploy, tmp_path: Path) -> None:
     function = await deploy(EVALUATE, environment={"AWS_LAMBDA_EXEC_WRAPPER": str(tmp_path / "missing")})
@@ -50,6 +55,7 @@ async def test_a_wrapper_that_is_not_there(deploy: Deploy, tmp_path: Path) -> No
     assert "AWS_LAMBDA_EXEC_WRAPPER" in "\n".join(r.record for r in result.records if r.type == "sandbox.diagnosis")
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-022")
 async def test_a_wrapper_in_a_layer_is_named_below_opt(deploy: Deploy, tmp_path: Path) -> None:
     """Every published wrapper (OpenTelemetry, Datadog, the Insights of AWS) is named so."""
@@ -62,6 +68,7 @@ async def test_a_wrapper_in_a_layer_is_named_below_opt(deploy: Deploy, tmp_path:
     assert (await function.invoke("os.environ['FROM_WRAPPER']")).check().json() == "yes"
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-016", "EN-053", "EN-055")
 async def test_layers(deploy: Deploy, tmp_path: Path) -> None:
     """Both folders for Python can be imported from, the last layer wins, and the function's own files win over them."""
@@ -84,6 +91,7 @@ async def test_layers(deploy: Deploy, tmp_path: Path) -> None:
     assert (await function.invoke()).check().json() == ["high", "low", "function", "low", "high"]
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-055", "EN-014")
 async def test_programs_of_a_layer_are_on_the_path(deploy: Deploy, tmp_path: Path) -> None:
     program = tmp_path / "layer" / "bin" / "say-hello"
@@ -95,6 +103,7 @@ async def test_programs_of_a_layer_are_on_the_path(deploy: Deploy, tmp_path: Pat
     assert result.check().json() == "hello from a layer\n"
 
 
+@in_both_tiers
 async def test_what_the_host_has_installed_cannot_be_imported(deploy: Deploy) -> None:
     import click  # a package that is surely here
 
@@ -110,6 +119,7 @@ async def test_what_the_host_has_installed_cannot_be_imported(deploy: Deploy) ->
     assert [path.rpartition("/opt/")[2] for path in paths] == [f"python/lib/{PYTHON}/site-packages"]
 
 
+@in_both_tiers
 async def test_nothing_is_left_in_the_code_folder(host: Host, folder: MakeFolder) -> None:
     app = "import helper\nfrom package import part\ndef handler(event, context):\n    return part.x\n"
     code = folder(**{"app.py": app, "helper.py": "", "package/__init__.py": "", "package/part.py": "x = 1\n"})
@@ -122,6 +132,7 @@ async def test_nothing_is_left_in_the_code_folder(host: Host, folder: MakeFolder
 # ── phases ──
 
 
+@in_both_tiers
 async def test_function_init_is_a_phase_of_its_own(deploy: Deploy) -> None:
     function = await deploy("import time\ntime.sleep(0.1)\ndef handler(event, context):\n    return 1\n")
     cold, warm = await function.invoke(), await function.invoke()
@@ -300,6 +311,7 @@ async def test_4_kb_of_variables_are_possible(deploy: Deploy) -> None:
     assert (await function.invoke("os.environ['BIG']")).check().json() == value
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-074")
 async def test_1024_descriptors(deploy: Deploy) -> None:
     app = """

@@ -19,8 +19,10 @@ import pytest
 from sandbox import Host
 from sandbox.host.result import InvokeResult
 from tests.conftest import ROOT, MakeFolder
-from tests.runtimes.conftest import code_of, printed
+from tests.runtimes.conftest import code_of, in_tier_process, printed
 from tests.runtimes.ruby import deploying, replaced, ruby
+
+pytestmark = in_tier_process
 
 CASES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("cases").joinpath("ruby.json").read_text())
 FOREIGN = (f"{ROOT}/runtimes/ruby/", "<internal:")  # frames

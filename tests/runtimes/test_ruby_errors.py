@@ -12,8 +12,10 @@ from sandbox import Host
 from sandbox.clock import ManualClock
 from sandbox.core.limits import MIB, PAYLOAD_LIMIT
 from tests.conftest import MakeFolder, no_task_is_left
-from tests.runtimes.conftest import TRACE, Deploy, code_of, platform_error, printed, put
+from tests.runtimes.conftest import TRACE, Deploy, code_of, in_both_tiers, in_tier_process, platform_error, printed, put
 from tests.runtimes.ruby import EVALUATE, PID, deploying, facing, frame, replaced, ruby
+
+pytestmark = in_tier_process
 
 ORDINARY, CRITICAL = "Error raised from handler method", "Critical exception from handler"
 INIT = "Init error when loading handler app.handler"
@@ -33,6 +35,7 @@ def pretty(document: dict[str, Any]) -> str:
 # ── errors of the handler ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-090", "RT-094", "RT-095", "RT-096", "RT-098", "TL-072", "IN-021", "IN-027")
 async def test_an_error_is_told_as_aws_tells_it(deploy_ruby: Deploy) -> None:
     app = """
@@ -455,6 +458,7 @@ async def test_an_end_of_the_process_in_the_handler(deploy_ruby: Deploy) -> None
     assert after[1] != before
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-070", "LC-072", "LC-071", "TL-071")
 async def test_a_timeout_ends_the_process_and_what_it_started(folder: MakeFolder) -> None:
     """On a clock that only the test moves. The suite looks for processes that were left: a child that lived would fail it."""

@@ -11,8 +11,10 @@ import pytest
 from sandbox import Host
 from sandbox.core.limits import MIB, PAYLOAD_LIMIT
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import TRACE, Deploy, code_of, printed
+from tests.runtimes.conftest import TRACE, Deploy, code_of, in_both_tiers, in_tier_process, printed
 from tests.runtimes.ruby import EVALUATE, deadline, deploying, facing, replaced, ruby
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture
@@ -23,6 +25,7 @@ def deploy_ruby(host: Host, folder: MakeFolder) -> Deploy:
 # ── loading ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-003", "EN-012", "LC-009")
 @pytest.mark.parametrize(
     ("handler", "file"),
@@ -143,6 +146,7 @@ async def test_what_is_outside_the_handler_runs_once_and_is_kept(deploy_ruby: De
     assert [printed(first), printed(second)] == [["loading"], []]
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-036")
 async def test_a_thread_that_was_frozen_goes_on_in_the_next_invoke(deploy_ruby: Deploy) -> None:
     app = """
@@ -168,6 +172,7 @@ async def test_a_thread_that_was_frozen_goes_on_in_the_next_invoke(deploy_ruby: 
 READERS = "aws_request_id invoked_function_arn log_group_name function_name memory_limit_in_mb function_version"
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-022", "RT-024", "EN-006", "EN-007", "EN-009", "EN-080")
 async def test_every_documented_field_of_the_context(deploy_ruby: Deploy) -> None:
     function = await deploy_ruby(name="orders", memory_mb=256, region="eu-central-1", version="7")
@@ -262,6 +267,7 @@ async def test_the_trace_id_is_set_for_each_event_and_not_before(deploy_ruby: De
 # ── events and results ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-050", "IN-025", "IN-021")
 async def test_events_and_results_of_any_kind_pass(deploy_ruby: Deploy) -> None:
     function = await deploy_ruby("def handler(event:, context:) = event\n")

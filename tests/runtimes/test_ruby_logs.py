@@ -9,8 +9,10 @@ import pytest
 
 from sandbox import Host
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import Deploy, code_of, printed
+from tests.runtimes.conftest import Deploy, code_of, in_both_tiers, in_tier_process, printed
 from tests.runtimes.ruby import EVALUATE, deploying, facing, frame, ruby
+
+pytestmark = in_tier_process
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -29,6 +31,7 @@ def bare(record: str) -> str:
 # ── what is printed ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("TL-052")
 async def test_everything_that_is_printed_is_told_in_order(deploy_ruby: Deploy) -> None:
     app = """
@@ -257,6 +260,7 @@ async def test_records_that_are_no_utf8(deploy_ruby: Deploy, expression: str, ex
 # ── JSON ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-011", "TL-054")
 async def test_json_records(deploy_ruby: Deploy) -> None:
     app = """

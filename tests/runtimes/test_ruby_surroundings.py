@@ -11,8 +11,10 @@ import pytest
 from sandbox import Host
 from sandbox.host.interpreters import OFFERED, Interpreters
 from tests.conftest import MakeFolder
-from tests.runtimes.conftest import TRACE, Deploy, code_of, platform_error, printed
+from tests.runtimes.conftest import TRACE, Deploy, code_of, in_both_tiers, in_tier_process, platform_error, printed
 from tests.runtimes.ruby import EVALUATE, deploying, facing, ruby
+
+pytestmark = in_tier_process
 
 
 @pytest.fixture
@@ -74,6 +76,7 @@ async def test_a_wrapper_that_is_not_there(deploy_ruby: Deploy, tmp_path: Path) 
     assert "AWS_LAMBDA_EXEC_WRAPPER" in "\n".join(r.record for r in result.records if r.type == "sandbox.diagnosis")
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-022")
 async def test_a_wrapper_in_a_layer_is_named_below_opt(deploy_ruby: Deploy, tmp_path: Path) -> None:
     layer = write(tmp_path / "layer", {"wrapper": '#!/bin/sh\nexport FROM_WRAPPER=yes\nexec "$@"\n'})
@@ -81,6 +84,7 @@ async def test_a_wrapper_in_a_layer_is_named_below_opt(deploy_ruby: Deploy, tmp_
     assert (await (await deploy_ruby(**settings)).invoke("ENV['FROM_WRAPPER']")).check().json() == "yes"
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EN-016", "EN-053", "EN-055")
 async def test_layers_and_gems(deploy_ruby: Deploy, tmp_path: Path) -> None:
     """ruby/lib and ruby/gems of layers, the last layer wins, and the function's own files and gems win over them."""
@@ -121,6 +125,7 @@ async def test_the_code_folder_comes_first_where_files_are_looked_for(deploy_rub
 BUNDLED = "rexml/document"  # of Ruby's own bundled gems; AWS's images have them, and its SDK for Ruby uses this one
 
 
+@in_both_tiers
 async def test_gems_that_come_with_ruby_can_be_required(deploy_ruby: Deploy) -> None:
     if not requires(BUNDLED):
         pytest.skip(f"{BUNDLED} is not installed with this Ruby")
@@ -135,6 +140,7 @@ async def test_gems_of_the_users_home_cannot_be_required(deploy_ruby: Deploy, tm
     assert result.json()["errorType"] == "Function<LoadError>"
 
 
+@in_both_tiers
 async def test_nothing_is_left_in_the_code_folder(host: Host, folder: MakeFolder) -> None:
     code = folder(**{"app.rb": "require 'helper'\ndef handler(event:, context:) = 1\n", "helper.rb": ""})
     before = sorted(code.rglob("*"))
@@ -226,6 +232,7 @@ async def test_the_users_value_wins_for_what_is_not_reserved(deploy_ruby: Deploy
     assert {name: told.get(name) for name in mine} == mine
 
 
+@in_both_tiers
 async def test_text_is_utf8_whatever_the_locale_is(deploy_ruby: Deploy) -> None:
     app = """
     # no magic comment

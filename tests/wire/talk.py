@@ -1,4 +1,7 @@
-"""Words that the tests of this folder share."""
+"""Words that the tests of this folder share.
+
+What is said over a connection is the same in both tiers: these tests run in tier `process`, some for each part in both.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 
+import pytest
+
 from sandbox.host.environment import Job
 from sandbox.host.result import ResponseStream
-from tests.conftest import Connection, Played, Reply, request
+from tests.conftest import TIERS, Connection, Played, Reply, request
 
+in_both_tiers = pytest.mark.tiers(*TIERS)
 OK = {"status": "OK"}
 CAUSE = "application/vnd.aws.lambda.error.cause+json"
 TRANSITION = re.compile(r"State transition from \w+ to \w+ failed for runtime\. Error: State transition is not allowed")

@@ -6,7 +6,9 @@ import pytest
 
 from sandbox.wire.browsers import is_local_name, refusal
 from tests.conftest import Played
-from tests.wire.talk import accepted, chunked, path, refused
+from tests.wire.talk import accepted, chunked, in_both_tiers, path, refused
+
+pytestmark = pytest.mark.tiers("process")  # see talk.py
 
 LOCAL = "127.0.0.1:9001"
 
@@ -114,6 +116,15 @@ async def test_a_rebound_name_gets_403(played: Played) -> None:
     assert "evil.example" in refused(await connection.reply(), 403, "Forbidden")
 
 
+@pytest.mark.tiers("namespace")
+@pytest.mark.parametrize("fields", FOREIGN)
+async def test_no_page_reaches_into_a_network_of_its_own_so_nobody_is_refused(played: Played, fields: dict[str, str]) -> None:
+    connection = await played.connect()
+    _, event = await played.deliver(connection)
+    accepted(await connection.ask("POST", path(event), b"own", **fields))
+
+
+@in_both_tiers
 async def test_nodes_fetch_is_no_browser(played: Played) -> None:
     _, event = await played.deliver(await played.connect())
     connection = await played.connect()

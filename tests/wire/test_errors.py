@@ -16,6 +16,7 @@ from tests.wire.talk import (
     accepted,
     answered,
     chunk,
+    in_both_tiers,
     last_chunk,
     parked,
     path,
@@ -26,9 +27,12 @@ from tests.wire.talk import (
     under_way,
 )
 
+pytestmark = pytest.mark.tiers("process")  # see talk.py
+
 # ── error ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-090", "RT-095", "RT-096")
 async def test_a_reported_error_is_the_callers_answer_and_no_more(played: Played) -> None:
     connection = await played.connect()
@@ -208,6 +212,7 @@ async def test_the_init_error_of_the_second_attempt_is_the_first_answer(played: 
 # ── too late ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-053", "RT-062")
 @pytest.mark.parametrize("what", ["response", "error"])
 async def test_an_answer_after_the_timeout_is_refused(played: Played, what: str) -> None:

@@ -19,8 +19,10 @@ from sandbox.core.limits import EXTENSION_BODY, EXTENSION_NAME, EXTENSION_NAMES
 from sandbox.core.states import Extension, Phase, Runtime
 from sandbox.host.environment import Job
 from tests import worlds
-from tests.conftest import Connection, MakeFolder, Reply, request
-from tests.wire.talk import accepted, answered, refused
+from tests.conftest import Connection, MakeFolder, Reply, Tier, request
+from tests.wire.talk import accepted, answered, in_both_tiers, refused
+
+pytestmark = pytest.mark.tiers("process")  # see talk.py
 
 BASE = "/2020-01-01/extension/"
 UNKNOWN = "11111111-2222-4333-8444-555555555555"
@@ -96,9 +98,9 @@ MakeWorld = Callable[..., Awaitable[World]]
 
 
 @pytest.fixture
-async def world(folder: MakeFolder) -> AsyncIterator[MakeWorld]:
+async def world(folder: MakeFolder, tier: Tier) -> AsyncIterator[MakeWorld]:
     """Makes a world: `await world("a", "b")` has two external extensions. Init has begun, and nobody has registered."""
-    async with worlds.worlds(World, folder) as make:
+    async with worlds.worlds(World, folder, tier) as make:
         yield make
 
 
@@ -129,6 +131,7 @@ async def ended(world: World, job: Job) -> None:
 # ── register ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EX-009", "EX-021", "EX-022", "EX-023")
 async def test_a_register_is_answered_with_an_identifier_and_the_function(world: MakeWorld) -> None:
     w = await world()
@@ -425,6 +428,7 @@ async def test_an_identifier_in_capitals_is_the_same(world: MakeWorld) -> None:
 # ── event/next ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EX-041")
 async def test_init_ends_when_runtime_and_every_extension_have_polled(world: MakeWorld) -> None:
     w = await world("ext")
@@ -438,6 +442,7 @@ async def test_init_ends_when_runtime_and_every_extension_have_polled(world: Mak
     assert w.told("platform.initReport")[0]["metrics"] == {"durationMs": 250.0}
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EX-043", "EX-044", "EX-046", "EX-048")
 async def test_runtime_and_extension_are_told_of_one_invoke(world: MakeWorld) -> None:
     w = await world("ext")
@@ -537,6 +542,7 @@ async def test_an_invoke_ends_with_the_last_poll_and_its_caller_does_not_wait(wo
     assert job.result.held_open_by == "ext"
 
 
+@in_both_tiers
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it writes to the output of another process, by /proc")
 async def test_what_an_extension_printed_before_its_poll_is_recorded_before_the_report(world: MakeWorld) -> None:
     w = await world("ext")
@@ -581,6 +587,7 @@ async def test_a_poll_takes_the_place_of_one_whose_client_has_gone(world: MakeWo
     assert (await ext.event()).status == 200
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EX-054")
 async def test_an_event_whose_client_had_gone_is_given_to_the_next_poll(world: MakeWorld) -> None:
     w = await world("ext")
@@ -625,6 +632,7 @@ async def over(w: World, ending: asyncio.Task[None], seconds: float = 2) -> None
     await ending
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EX-050", "EX-051", "EX-052", "EX-083", "LC-106", "LC-112", "LC-100")
 @pytest.mark.parametrize("reason", ["spindown", "timeout", "failure"])
 async def test_shutdown_is_the_answer_to_a_poll_after_the_runtime_has_gone(world: MakeWorld, reason: str) -> None:
@@ -642,6 +650,7 @@ async def test_shutdown_is_the_answer_to_a_poll_after_the_runtime_has_gone(world
     await over(w, ending)
 
 
+@in_both_tiers
 @pytest.mark.catalogue("LC-106", "EX-084")
 @pytest.mark.parametrize("killed", [False, True])
 async def test_a_signal_for_a_runtime_that_is_being_started_reaches_it(
@@ -930,6 +939,7 @@ async def test_an_internal_extension_is_awaited_like_any_other(world: MakeWorld)
     assert (cost.name, cost.type, cost.events, cost.state) == ("inside", "internal", ["INVOKE"], "Ready")
 
 
+@in_both_tiers
 @pytest.mark.catalogue("EX-010")
 async def test_more_files_than_there_may_be_extensions_fail_init(world: MakeWorld) -> None:
     w = await world(*(f"ext{number:02}" for number in range(11)))

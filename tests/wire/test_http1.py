@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from sandbox.core.limits import HEADERS_LIMIT, MIB
 from sandbox.wire.http1 import Exchange, Http1Protocol
 from tests.conftest import Connection, Played, request
-from tests.wire.talk import LIMIT, accepted, chunked, hang_up, parked, path, refused
+from tests.wire.talk import LIMIT, accepted, chunked, hang_up, in_both_tiers, parked, path, refused
+
+pytestmark = pytest.mark.tiers("process")  # see talk.py
 
 NEXT = "/2018-06-01/runtime/invocation/next"
 
@@ -27,6 +29,7 @@ async def ends(connection: Connection) -> None:
 # ── connections ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-010")
 async def test_a_thousand_cycles_on_one_connection(played: Played) -> None:
     connection = await played.connect()
@@ -38,6 +41,7 @@ async def test_a_thousand_cycles_on_one_connection(played: Played) -> None:
         assert job.result.payload == payload
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-010")
 async def test_a_new_connection_for_every_call(played: Played) -> None:
     for i in range(100):
@@ -132,6 +136,7 @@ async def test_an_answer_split_behind_a_parked_poll_waits_its_turn(played: Playe
     refused(await connection.reply(), 400, "InvalidRequestID")
 
 
+@in_both_tiers
 async def test_a_pipelining_client_that_vanishes_swallows_no_event(played: Played) -> None:
     connection, live = await played.connect(), await played.connect()
     played.environment.start()
@@ -375,6 +380,7 @@ async def test_a_client_that_vanishes_in_mid_body_changes_nothing(played: Played
     assert job.result.payload == b"1"
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-021", "RT-038")
 async def test_the_biggest_event_reaches_a_slow_reader_intact(played: Played) -> None:
     connection = await played.connect()
@@ -406,6 +412,7 @@ async def test_a_request_of_a_half_closed_socket_is_answered(played: Played) -> 
     assert job.result.payload == b"1"
 
 
+@in_both_tiers
 async def test_a_parked_poll_that_half_closes_is_taken_for_gone(played: Played) -> None:
     connection, live = await played.connect(), await played.connect()
     played.environment.start()

@@ -19,15 +19,19 @@ from tests.wire.talk import (
     accepted,
     answered,
     cancelled,
+    in_both_tiers,
     parked,
     path,
     refused,
     serves,
 )
 
+pytestmark = pytest.mark.tiers("process")  # see talk.py
+
 # ── paths, methods, shapes ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-020", "RT-021", "RT-022", "RT-050", "RT-007")
 async def test_an_event_is_answered(played: Played) -> None:
     connection = await played.connect()
@@ -41,6 +45,7 @@ async def test_an_event_is_answered(played: Played) -> None:
     assert job.result.function_error is None
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-001", "RT-002", "RT-005")
 async def test_the_listener_is_there_before_any_process(played: Played) -> None:
     assert re.fullmatch(r"[\w.]+:[1-9]\d*", played.environment.address)
@@ -112,6 +117,7 @@ async def test_next_blocks_until_there_is_an_event(played: Played) -> None:
     assert (await poll).headers["lambda-runtime-aws-request-id"] == job.request_id
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-012", "RT-037")
 async def test_a_poll_outlives_a_day_of_freezing(played: Played) -> None:
     connection = await played.connect()
@@ -137,6 +143,7 @@ async def test_an_event_arrives_byte_by_byte(played: Played, payload: bytes) -> 
     assert event.body == payload
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-023")
 async def test_the_deadline_is_delivery_plus_timeout(played: Played) -> None:
     connection = await played.connect()
@@ -261,6 +268,7 @@ async def test_a_poll_closed_before_the_invoke_swallows_no_event(played: Played)
     assert event.headers["lambda-runtime-aws-request-id"] == job.request_id
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-034", "RT-037")
 @pytest.mark.parametrize("second_is_parked", [True, False])
 async def test_a_poll_closed_at_the_invoke_swallows_no_event(played: Played, second_is_parked: bool) -> None:

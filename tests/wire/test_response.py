@@ -17,6 +17,7 @@ from tests.wire.talk import (
     chunk,
     chunked,
     hang_up,
+    in_both_tiers,
     parked,
     path,
     post_sized,
@@ -25,6 +26,8 @@ from tests.wire.talk import (
     serves,
     under_way,
 )
+
+pytestmark = pytest.mark.tiers("process")  # see talk.py
 
 # ── response ──
 
@@ -44,6 +47,7 @@ async def test_any_bytes_are_an_answer(played: Played, body: bytes, framing: str
     assert job.result.function_error is None
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-051")
 async def test_the_caller_has_its_answer_before_the_next_poll(played: Played) -> None:
     connection = await played.connect()
@@ -168,6 +172,7 @@ async def test_an_answer_of_exactly_the_limit_is_accepted(played: Played, framin
     assert job.result.function_error is None
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-057", "RT-058", "RT-059")
 @FRAMINGS
 async def test_one_byte_more_is_refused_and_the_environment_lives(played: Played, framing: str) -> None:
@@ -246,6 +251,7 @@ async def test_a_truncated_answer_is_told_and_fails_the_invocation(played: Playe
     assert played.environment.machine.generation == 1
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-060")
 async def test_a_client_that_vanishes_in_mid_answer_fails_the_invocation(played: Played) -> None:
     connection = await played.connect()

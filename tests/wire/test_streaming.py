@@ -22,6 +22,7 @@ from tests.wire.talk import (
     accepted,
     chunk,
     hang_up,
+    in_both_tiers,
     last_chunk,
     opening,
     path,
@@ -31,9 +32,12 @@ from tests.wire.talk import (
     streaming,
 )
 
+pytestmark = pytest.mark.tiers("process")  # see talk.py
+
 # ── streaming ──
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-070", "RT-071", "RT-052")
 async def test_pieces_reach_the_caller_before_the_post_ends(played: Played) -> None:
     s = await streaming(played)
@@ -138,6 +142,7 @@ async def test_an_error_before_the_first_piece_answers_a_streaming_caller(played
     assert s.stream.result.json() == {"errorType": "Early"}
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-060", "RT-070")
 async def test_a_stream_that_is_cut_ends_with_an_error(played: Played) -> None:
     s = await streaming(played)
@@ -236,6 +241,7 @@ async def test_the_http_prelude_passes_untouched(played: Played) -> None:
     assert s.stream.content_type == "application/vnd.awslambda.http-integration-response"
 
 
+@in_both_tiers
 @pytest.mark.catalogue("RT-078")
 async def test_a_caller_that_stops_reading_does_not_stop_the_function(played: Played) -> None:
     s = await streaming(played)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from typing import Final
 
 from sandbox.host.environment.job import Job
@@ -53,6 +54,18 @@ def content_type(exchange: Exchange) -> str:
 def error_document(error_type: str, message: str) -> bytes:
     """IN-027."""
     return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
+
+
+_REFUSED_MEMORY = re.compile(r"(\w+<)?(No)?MemoryError>?").fullmatch  # Python's and Ruby's
+
+
+def is_out_of_memory(exchange: Exchange) -> bool:
+    """Whether an error that a runtime posts is that of an allocation that was refused."""
+    payload = error_payload(exchange)[0]
+    error_type = error_type_in(payload) or ""
+    if error_type == "RangeError":  # Node.js's
+        return b"Array buffer allocation failed" in payload
+    return _REFUSED_MEMORY(error_type) is not None
 
 
 def error_type_in(payload: bytes) -> str | None:

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sandbox.core import errors
 from sandbox.core.events import RUNTIME
 from sandbox.core.function import FunctionConfig
-from sandbox.core.limits import EXTENSIONS
+from sandbox.core.limits import EXTENSIONS, MIB
 from sandbox.core.states import Extension
 from sandbox.host.runtimes import Source
 from sandbox.wire.runtime_api import LastCall
@@ -71,6 +71,7 @@ class Scene(NamedTuple):
     wrapper: str | None  # the file of AWS_LAMBDA_EXEC_WRAPPER, if there is one
     wrapper_source: Source | None
     strangers: list[str]
+    isolated: bool = False  # in tier `namespace`: what is where on Lambda is there here, too
 
     @property
     def runtime(self) -> Party | None:
@@ -110,14 +111,13 @@ def hints(scene: Scene) -> list[str]:
     found = [hint for party in scene.parties if not party.is_runtime for hint in extension_hints(scene, party)]
     party = scene.runtime
     if scene.error_type == errors.OUT_OF_MEMORY:
-        used = -(-scene.memory // (1024 * 1024))
-        found.append(
-            f"the processes used {used} MB, the limit is {scene.function.memory_mb} MB: raise it, or find what holds the memory"
-        )
+        used, limit = -(-scene.memory // MIB), scene.function.memory_mb
+        seen = f"the processes used {used} MB" if used >= limit else "more was asked for in one go than could ever be had"
+        found.append(f"{seen}, the limit is {limit} MB: raise it, or find what holds the memory")
     elif party is None:
         return found
     elif scene.error_type == errors.INVALID_ENTRYPOINT:
-        found += entrypoint_hints(party.program, party.source) or [f"see whether it runs by hand: {party.source}"]
+        found += entrypoint_hints(party.program, party.source, isolated=scene.isolated) or [_by_hand(party)]
     elif scene.error_type == errors.TIMED_OUT:
         found.append(_timeout_hint(scene, party))
     elif scene.error_type == errors.UNKNOWN:
@@ -151,7 +151,7 @@ def _exit_hints(scene: Scene, party: Party) -> list[str]:
     if "Illegal option -o pipefail" in text or ("not found" in text and "[[" in text):
         return ["on Lambda /bin/sh is bash, here it is not: begin the bootstrap with #!/bin/bash"]
     if scene.wrapper is not None and scene.message.endswith(("exit status 126", "exit status 127")):
-        found = entrypoint_hints(scene.wrapper, scene.wrapper_source)
+        found = entrypoint_hints(scene.wrapper, scene.wrapper_source, isolated=scene.isolated)
         return [f"AWS_LAMBDA_EXEC_WRAPPER: {hint}" for hint in found] or ["AWS_LAMBDA_EXEC_WRAPPER: what does it start?"]
     if scene.message.endswith("exit status 127"):
         return ["a program was not found: what does the runtime's script start?"]
@@ -171,25 +171,34 @@ def extension_hints(scene: Scene, party: Party) -> list[str]:
     if scene.message == "ErrTooManyExtensions":
         return [f"an environment takes {EXTENSIONS} extensions: leave some files out of the layers' extensions/ folders"]
     if scene.error_type == errors.EXTENSION_LAUNCH:
-        found = entrypoint_hints(party.program, party.source) or [f"see whether it runs by hand: {party.source}"]
+        found = entrypoint_hints(party.program, party.source, isolated=scene.isolated) or [_by_hand(party)]
         return [*found, f"if {party.name} is no extension: every file in extensions/ is started as one; put it elsewhere"]
     if party.reported is not None and scene.error_type in (errors.EXTENSION_INIT, errors.EXTENSION_EXIT):
         return [f"extension {party.name} gave up by itself, with this error: see its output above, and its settings"]
     text = "\n".join(party.last_lines)
     found = []
-    if ("sandbox.localdomain" in text or "sandbox" in text) and any(word in text for word in _UNRESOLVED) and not resolves():
+    if (
+        ("sandbox.localdomain" in text or "sandbox" in text)
+        and any(word in text for word in _UNRESOLVED)
+        and not (scene.isolated or resolves())
+    ):
         found.append(NAMES_HINT)
     if any(word in text for word in ("Address already in use", "EADDRINUSE", "address already in use")):
-        found.append("its port is taken: in tier process all environments share this machine's ports")
+        where = "by the runtime or another extension" if scene.isolated else "in tier process all share this machine's ports"
+        found.append(f"its port is taken: {where}")
     if scene.error_type in (errors.TIMED_OUT, errors.UNKNOWN):
         return found + _waiting_hints(scene, party)
     if scene.error_type != errors.EXTENSION_CRASH:
         return found
-    if named := _names_of_lambda(party.program):
+    if not scene.isolated and (named := _names_of_lambda(party.program)):
         found.append(f"it names {named}, which is only on Lambda: here the layers are in {_folder(party.program)}")
     if scene.message == "exit code 0":
         found.append("an extension must run until it is given SHUTDOWN: to end before that, even with 0, is a crash")
     return found or ["see its last output; on Lambda its end is the end of the environment, too"]
+
+
+def _by_hand(party: Party) -> str:
+    return f"see whether it runs by hand: {party.source}"
 
 
 _UNRESOLVED: Final = ("no such host", "Name or service not known", "nodename nor servname", "ENOTFOUND", "name resolution",
@@ -249,10 +258,10 @@ def init_hint(error_type: str | None, function: FunctionConfig) -> str | None:
     return f"sandbox:   what to do: see what is in the package: {' '.join(words)}"
 
 
-def entrypoint_hints(program: str | None, source: Source | None = None) -> list[str]:
+def entrypoint_hints(program: str | None, source: Source | None = None, *, isolated: bool = False) -> list[str]:
     """Why this file cannot be run (users.md row 20: exec bit, CRLF, missing interpreter); nothing if it looks right.
 
-    source: the file that the reader knows, of which this one is a copy.
+    source: the file that the reader knows, of which this one is a copy. isolated: it was run in tier `namespace`.
     """
     if program is None:
         return ["put an executable file named bootstrap in the code folder, or name a managed runtime with --runtime"]
@@ -265,24 +274,33 @@ def entrypoint_hints(program: str | None, source: Source | None = None) -> list[
     with path.open("rb") as file:
         head = file.read(1024)
     if head.startswith(b"#!"):
-        return _shebang_hints(source, head.partition(b"\n")[0])
+        return _shebang_hints(source, head.partition(b"\n")[0], isolated)
     if head.startswith(b"\x7fELF"):
         hint = elf_hint(str(source), head)
         return [hint] if hint else []
     return [f"{source} does not begin with #! and is no binary of this machine: is its first line missing?"]
 
 
-def _shebang_hints(source: Source, first: bytes) -> list[str]:
+def _shebang_hints(source: Source, first: bytes, isolated: bool) -> list[str]:
     if first.endswith(b"\r"):
         mend = source.after("sed -i 's/\\r$//'")
         return [f"the first line of {source} ends in CR LF (Windows line ends): {mend}"]
     words = [os.fsdecode(word) for word in first[2:].split()]
     interpreter = words[0] if words else ""
+    if isolated and interpreter.startswith(_OWN):
+        return []
+    if isolated and not interpreter.startswith(_SHOWN) and Path(interpreter).exists():
+        shown = ", ".join(place.rstrip("/") for place in _SHOWN)
+        return [f"the interpreter {interpreter!r} in the first line of {source} is not in an environment: it has {shown}"]
     if not (Path(interpreter).is_file() and os.access(interpreter, os.X_OK)):
         return [f"the interpreter {interpreter!r} in the first line of {source} is not on this machine"]
     if Path(interpreter).name == "env" and len(words) == 2 and shutil.which(words[1]) is None:
         return [f"the interpreter {words[1]!r} in the first line of {source} is not on this machine's PATH"]
     return []
+
+
+_OWN: Final = ("/opt/", "/var/task/", "/var/lang/")  # … of an environment
+_SHOWN: Final = ("/usr/", "/bin/", *_OWN)  # where there can be an interpreter in tier `namespace`
 
 
 def elf_hint(name: str, head: bytes) -> str | None:

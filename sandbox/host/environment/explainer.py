@@ -57,6 +57,7 @@ class Explainer:
                 plan.wrapper,
                 plan.source(plan.wrapper, function.code),
                 [name for name in self._extensions.callers() if name not in plan.extensions],
+                isolated=plan.site.room is not None,
             )
         )
 
@@ -72,6 +73,6 @@ class Explainer:
         if not agent.external:
             shown = "internal: it lives in the runtime's process"
             return Party(name, state, call, lines, None, None, shown, reported, refusals)
-        program = plan.extension(name).file
+        program = plan.site.real_path(plan.extension(name).file)
         source = plan.source(program, code)
         return Party(name, state, call, lines, program, source, f"/opt/extensions/{name}", reported, refusals)

@@ -7,23 +7,31 @@ import errno
 import os
 import resource
 import signal as signals
+import socket
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from sandbox.clock import Clock
 from sandbox.core import errors
 from sandbox.core.effects import EVERYONE, Signal
+from sandbox.core.errors import InvariantError
 from sandbox.core.events import RUNTIME, Event, Exited, Gone, MemoryExceeded, SpawnFailed
-from sandbox.core.limits import FILE_DESCRIPTORS, MEMORY_SAMPLE_MAX, MIB, Limits
+from sandbox.core.limits import DATA_EXTRA, DATA_FACTOR, FILE_DESCRIPTORS, MEMORY_SAMPLE_MAX, MIB, PROCESSES, Limits
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.runtimes import EntrypointError, Plan
-from sandbox.process.launcher import Ended, Program, Tree, make_tree
+from sandbox.process.cgroup import Group, groups
+from sandbox.process.isolation import PROCESS, Isolation
+from sandbox.process.launcher import Ended, Program, Tree
 from sandbox.process.memory import MemoryWatch, descendants, resident
 from sandbox.process.output import Frames, Line, Lines, Mixed, Output, pipe
+from sandbox.process.room import Room
 
 _SIGNALS: Final = {"TERM": signals.SIGTERM, "KILL": signals.SIGKILL}
 _SETTLE_ROUNDS: Final = 4  # turns of the event loop in which what a dying process had sent is accepted, and begun to be read
 _SETTLE_MOST: Final = 400  # … and as many more as there is something to read: 6 MiB come in some 25 to 100 pieces
+_PID_1_GONE: Final = "its first process was killed from outside: by hand, or because this machine was out of memory"
+_KILL_TRIES: Final = 20  # a millisecond apart
 _LOG_FD = "_LAMBDA_TELEMETRY_LOG_FD"
 
 
@@ -52,13 +60,19 @@ class Processes:
         feed: Callable[[Event], None],
         broke: Callable[[BaseException], None],
         has_unread: Callable[[], bool],
+        isolation: Isolation = PROCESS,
     ) -> None:
         self._clock = clock
         self._limits = limits
         self._feed = feed
         self._broke = broke
         self._has_unread = has_unread
-        self._tree: Tree = make_tree()
+        self._isolation = isolation
+        self._room: Room | None = None
+        self._tree: Tree
+        self._group: Group | None = None
+        self._kills = 0  # of the kernel in that group, so far
+        self._told = -1  # a descriptor that can be read when that group's memory was full
         self._processes: dict[str, _Process] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.generation = 0  # the machine's: whose death Gone tells of
@@ -67,16 +81,43 @@ class Processes:
         self._ledger: Ledger
         self.program: str | None = None  # the newest runtime's, for errors
         self.command: str | None = None
-        self.memory = MemoryWatch(clock, memory_mb * MIB, lambda: self._tree.pids(), self._memory_exceeded)
+        self._limit = memory_mb * MIB
+        watched = None if isolation.exact_memory else self._limit
+        self.memory = MemoryWatch(clock, watched, lambda: self._tree.pids(), self._memory_exceeded, self._look_at_group)
 
-    async def open(self) -> None:
-        """Raises OSError if not even the first process can be started."""
+    @property
+    def backstop(self) -> bool:
+        """Whether an allocation far beyond the memory size fails at once: a watchdog alone would be too late for it."""
+        return not self._isolation.exact_memory and sys.platform.startswith("linux")
+
+    async def open(self, room: Room | None, name: str) -> None:
+        """name: of the environment's folder. Raises OSError, SandboxError if not even the first process can be started."""
         self._devnull = os.open(os.devnull, os.O_RDWR)
+        self._room = room
+        if self._isolation.exact_memory:
+            # In a namespace RLIMIT_NPROC holds: there the processes of one environment are counted, not of a user.
+            self._group = Group(groups(), name, self._limit, PROCESSES if room is None else None)
+            self._told = self._group.watch()
+            if self._told >= 0:
+                asyncio.get_running_loop().add_reader(self._told, self._memory_was_full)
+        await self._start_tree()
+
+    async def _start_tree(self) -> None:
+        self._tree = self._isolation.tree(self._room, self._group.joins() if self._group is not None else ())
         await self._tree.start()
+
+    async def listen(self) -> socket.socket:
+        """The socket of the environment's Runtime API. Raises OSError."""
+        return await self._tree.listen()
+
+    async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+        """Connects to a port of the environment's loopback. Raises OSError."""
+        return await self._tree.dial(protocol, port)
 
     def measured_peak(self) -> int | None:
         """The environment's peak in bytes; None where it cannot be known."""
-        return self.memory.measured_peak()
+        peak = self.memory.measured_peak()
+        return peak if self._group is None else min(peak, self._limit)  # pages that two of them share were counted twice
 
     def peak_of(self, who: str) -> int | None:
         """The most memory, in bytes, that one process ever had resident, with what its children have; None if unknown."""
@@ -101,7 +142,15 @@ class Processes:
         self.memory.close()
         for task in list(self._tasks):
             await asyncio.wait([task])
-        await self._tree.close()
+        if hasattr(self, "_tree"):
+            await self._tree.close()
+        if self._told >= 0:
+            asyncio.get_running_loop().remove_reader(self._told)
+            os.close(self._told)
+            self._told = -1
+        if self._group is not None:
+            self._group.close()
+            self._group = None
         self._forget()
         if self._devnull >= 0:
             os.close(self._devnull)
@@ -147,13 +196,15 @@ class Processes:
         writes: list[int] = []
         try:
             if not self._tree.alive:  # somebody, the function perhaps, killed the parent of all its processes
+                if self._room is not None:
+                    self._broke(InvariantError(_PID_1_GONE))
+                    return
                 await self._tree.close()
-                self._tree = make_tree()
-                await self._tree.start()
+                await self._start_tree()
             of_ours = who == RUNTIME and self._plan.managed
             if who == RUNTIME:
                 entry = self._plan.entry()
-                self.program, self.command = entry.file, " ".join(entry.argv)
+                self.program, self.command = self._plan.site.real_path(entry.file), " ".join(entry.argv)
             else:
                 entry = self._plan.extension(who)
             reads, writes = _pipes(2 if of_ours else 1)
@@ -162,6 +213,10 @@ class Processes:
             if of_ours:
                 env[_LOG_FD] = str(self._tree.fd_in_child(3, writes[1]))
             limits = [(resource.RLIMIT_NOFILE, FILE_DESCRIPTORS), (resource.RLIMIT_CORE, 0)]
+            if self._room is not None:  # elsewhere it would count everything that this user runs
+                limits.append((resource.RLIMIT_NPROC, PROCESSES))
+            if self.backstop:
+                limits.append((resource.RLIMIT_DATA, DATA_FACTOR * self._limit + DATA_EXTRA))
             process = _Process(generation, self._outputs(reads, who))
             reads = []  # theirs now
             self._processes[who] = process
@@ -220,7 +275,27 @@ class Processes:
             output.drain()
         if not process.ended.done():
             process.ended.set_result(None)
+            if ended.signal == signals.SIGKILL:
+                self._look_at_group()
             self._feed(Exited(who, process.generation, ended.code, ended.signal))
+
+    def _look_at_group(self) -> bool:
+        """Tells the machine if the kernel has killed somebody because memory was full, be it a child of a child."""
+        before = self._kills
+        if self._group is not None:
+            self._kills = self._group.kills()
+        if self._kills == before:
+            return False
+        self.memory.now = self.memory.peak = self._limit
+        self._feed(MemoryExceeded(self.generation))
+        return True
+
+    def _memory_was_full(self, tries: int = 0) -> None:
+        """The kernel tells it before it kills, and sometimes it then finds some memory after all."""
+        if tries == 0:
+            os.eventfd_read(self._told)
+        if self._group is not None and not self._look_at_group() and tries < _KILL_TRIES:
+            asyncio.get_running_loop().call_later(0.001, self._memory_was_full, tries + 1)
 
     async def _kill_everyone(self, generation: int) -> None:
         left = await self._tree.kill(self._limits.kill_wait)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,32 +20,35 @@ from sandbox.clock import Clock, Handle
 from sandbox.core import effects as fx
 from sandbox.core import errors
 from sandbox.core.errors import InvariantError
-from sandbox.core.events import ClientGone, Event, Invoke, Shutdown, Start, Timer
+from sandbox.core.events import Answer, AnswerEnds, ClientGone, Event, Invoke, MemoryExceeded, Shutdown, Start
 from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import STREAM_LIMIT, Limits
 from sandbox.core.machine import Machine
 from sandbox.core.states import Phase
 from sandbox.core.subscription import Subscription
-from sandbox.host.environment.answers import UNHANDLED, content_type, error_document, error_type_in, take_answer
+from sandbox.host.environment import answers
 from sandbox.host.environment.diagnosis import init_hint
 from sandbox.host.environment.explainer import Explainer
 from sandbox.host.environment.job import Job
 from sandbox.host.environment.ledger import Ledger
 from sandbox.host.environment.processes import Processes
+from sandbox.host.environment.timers import Timers
 from sandbox.host.folders import make_folder, remove_tree
 from sandbox.host.interpreters import Interpreter
 from sandbox.host.runtimes import Plan, plan
+from sandbox.host.site import Site, site
 from sandbox.package.package import Package
+from sandbox.process.isolation import PROCESS, Isolation
 from sandbox.process.variables import DUMMY_CREDENTIALS, Identity
 from sandbox.telemetry.delivery import Dropped
 from sandbox.telemetry.hub import Telemetry
 from sandbox.telemetry.journal import Journal, Record
-from sandbox.telemetry.senders import dial_loopback
 from sandbox.wire.extensions_api import Call, ExtensionsApi
 from sandbox.wire.http1 import Exchange
 from sandbox.wire.runtime_api import InvocationEvent, RuntimeApi, error_payload
 
-_SETTLE_TURNS: Final = 20  # of the event loop, in which a connection to a subscriber on the loopback is made, or refused
+_SETTLE_TURNS: Final = 60  # of the event loop, in which a connection to a subscriber on the loopback is made, or refused …
+_QUICK_TURNS: Final = 20  # … so many of them at once, the others half a millisecond apart
 
 
 class Environment:
@@ -62,6 +66,7 @@ class Environment:
         clock: Clock,
         *,
         interpreter: Interpreter | None = None,
+        isolation: Isolation = PROCESS,
         limits: Limits | None = None,
         credentials: Mapping[str, str] | None = None,
         on_idle: Callable[[Environment], None] | None = None,
@@ -71,6 +76,7 @@ class Environment:
         self.function = function
         self._package = package
         self._interpreter = interpreter
+        self.isolation = isolation
         self.clock = clock
         self.limits = limits or Limits()
         self.machine = Machine(limits=self.limits)
@@ -84,13 +90,13 @@ class Environment:
         self._api = self._make_api()
         self._extensions = ExtensionsApi(self._api, self.feed, lambda: self._processes.drain(), function)
         self._telemetry = Telemetry(
-            clock, self.limits, dial_loopback, json=function.log_format == "JSON", note_dropped=self._note_dropped
+            clock, self.limits, self._dial, json=function.log_format == "JSON", note_dropped=self._note_dropped
         )
         self._inbox: deque[Event] = deque()
         self._handle, self._now = self.machine.handle, clock.now
         self._busy = False
         self._drained = False  # a poll has just been heard, and before it all that was printed
-        self._timers: dict[str, _Timer] = {}
+        self._timers = Timers(clock, self.feed)
         self._jobs: dict[str, Job] = {}
         self._init_error: bytes | None = None
         self._folder: Path | None = None
@@ -107,29 +113,30 @@ class Environment:
             fx.Refuse: self._refuse,
             fx.Spawn: self._spawn,
             fx.Signal: self._signal,
-            fx.SetTimer: self._set_timer,
+            fx.SetTimer: self._timers.set,
             fx.Emit: self._emit,
             fx.Begun: self._begun,
             fx.Answered: self._answered,
             fx.Failed: self._failed,
-            fx.Closed: self._close,
+            fx.Closed: lambda _: self._closed.set(),
         }
 
     # ── from outside ──
 
     async def open(self) -> None:
-        """Makes the listener, the folders and the first process; Init has not begun yet. Raises SandboxError, OSError."""
+        """Makes the folders, the listener and the first process; Init has not begun yet. Raises SandboxError, OSError."""
         self._processes = self._make_processes()
         try:
-            await self._processes.open()  # first: it gets ready while the rest is made
             self._folder, self._lock = make_folder()
+            where = self._site(self._folder)
+            await self._make(where)
             # RT-002: the listener accepts before any process of the function is started.
-            listener = self._listen()
+            listener = await self._listen()
             self._server = await asyncio.get_running_loop().create_server(self._api.protocol, sock=listener)
             self._extensions.port = listener.getsockname()[1]
             self.address = f"127.0.0.1:{self._extensions.port}"
             identity = Identity(self.address, self.name, self.machine.initialization_type)
-            self.plan: Plan = await self._furnish(self._folder, identity)
+            self.plan: Plan = self._make_plan(where, identity)
             peak = self._processes.measured_peak
             take = self._telemetry.take
             self._ledger = Ledger(self._journal, self.clock, self.function, self.name, self.plan, peak, take)
@@ -143,24 +150,49 @@ class Environment:
             raise
 
     def _make_api(self) -> RuntimeApi:
-        return RuntimeApi(self.feed, self._before_poll)
+        # No browser reaches into an environment's own network (DECISIONS "browser pages against local listeners").
+        return RuntimeApi(self._hear, self._before_poll, local_only=not self.isolation.network.own)
+
+    def _hear(self, event: Event) -> None:
+        """What the runtime does. On Lambda an allocation is not refused: whoever uses too much is killed (LC-075)."""
+        if isinstance(event, Answer | AnswerEnds) and event.error and not self.isolation.exact_memory:
+            exchange = self._api.exchange(event.conn)
+            if exchange is not None and answers.is_out_of_memory(exchange):
+                self.feed(MemoryExceeded(self.machine.generation))
+        self.feed(event)
 
     def _make_processes(self) -> Processes:
-        return Processes(self.clock, self.limits, self.function.memory_mb, self.feed, self._break, self._api.has_unread)
+        told = self.feed, self._break, self._api.has_unread
+        return Processes(self.clock, self.limits, self.function.memory_mb, *told, self.isolation)
 
-    def _listen(self) -> socket.socket:
-        return socket.create_server(("127.0.0.1", 0), backlog=256)
+    async def _listen(self) -> socket.socket:
+        return await self._processes.listen()
 
-    async def _furnish(self, folder: Path, identity: Identity) -> Plan:
-        """Puts code and layers into its folder."""
+    async def _dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+        return await self._processes.dial(protocol, port)
+
+    def _site(self, folder: Path) -> Site:
         assert self._package is not None
-        placing = asyncio.ensure_future(asyncio.to_thread(self._package.place, folder / "task", folder / "opt"))
+        return site(folder, self.isolation, self._interpreter, self._package, self.function.tmp_mb)
+
+    def _make_plan(self, where: Site, identity: Identity) -> Plan:
+        return plan(self.function, self._interpreter, where, identity, self._credentials)
+
+    async def _make(self, where: Site) -> None:
+        """Makes what the first process needs, then that, while code and layers are put into their folders."""
+        if where.room is not None:
+            await _whole(where.prepare)
+        furnishing = asyncio.ensure_future(_whole(partial(self._furnish, where)))
         try:
-            await asyncio.shield(placing)
-        except asyncio.CancelledError:
-            await asyncio.wait([placing])  # else the folder would be removed while it is being filled
-            raise
-        return plan(self.function, self._interpreter, str(folder), identity, self._credentials)
+            assert self._folder is not None
+            await self._processes.open(where.room, self._folder.name)
+        finally:
+            await asyncio.wait([furnishing])
+        furnishing.result()
+
+    def _furnish(self, where: Site) -> None:
+        assert self._package is not None
+        where.furnish(self._package)
 
     def start(self) -> None:
         """Begins Init without an invoke."""
@@ -197,9 +229,7 @@ class Environment:
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
-        for timer in self._timers.values():
-            timer.handle.cancel()
-        self._timers.clear()
+        self._timers.close()
         if self._last is not None:
             self._last.cancel()
         if self._folder is not None:
@@ -276,7 +306,8 @@ class Environment:
 
     def _deliver_shutdown(self, effect: fx.DeliverShutdown, turns: int = 0) -> None:
         if turns < _SETTLE_TURNS and self._telemetry.connecting():  # TL-039: the last lines first
-            asyncio.get_running_loop().call_soon(self._deliver_shutdown, effect, turns + 1)
+            delay = 0 if turns < _QUICK_TURNS else 0.0005
+            asyncio.get_running_loop().call_later(delay, self._deliver_shutdown, effect, turns + 1)
             return
         if not self._extensions.deliver_shutdown(effect.conn, effect.reason, self._epoch_ms(effect.deadline)):
             self.feed(ClientGone(effect.conn))
@@ -328,7 +359,7 @@ class Environment:
         job, exchange = self._jobs[effect.invocation_id], self._api.exchange(effect.conn)
         if job.stream is None or exchange is None or not exchange.target.endswith(b"/response"):
             return
-        job.stream.begin(content_type(exchange), exchange)
+        job.stream.begin(answers.content_type(exchange), exchange)
         chunks = exchange.take_chunks()
         exchange.limit, exchange.sink = STREAM_LIMIT, job.stream.push
         for chunk in chunks:
@@ -337,7 +368,7 @@ class Environment:
     def _answered(self, effect: fx.Answered) -> None:
         job, exchange = self._jobs[effect.invocation_id], self._api.exchange(effect.conn)
         assert exchange is not None
-        take_answer(job, exchange, error=effect.error)
+        answers.take_answer(job, exchange, error=effect.error)
         self._give(job)
 
     # ── effects → callers ──
@@ -360,10 +391,10 @@ class Environment:
         job = self._jobs[effect.invocation_id]
         if effect.reported and self._init_error is not None:
             result = job.result
-            result.function_error, result.status = UNHANDLED, "error"
+            result.function_error, result.status = answers.UNHANDLED, "error"
             result.error_type, result.error_phase = effect.error_type, effect.phase
             result.payload = self._init_error  # RT-102
-            hint = init_hint(error_type_in(result.payload), self.function)
+            hint = init_hint(answers.error_type_in(result.payload), self.function)
             if hint is not None:
                 self._ledger.diagnosis(hint, job.request_id)
             self._give(job)
@@ -377,10 +408,10 @@ class Environment:
 
     def _platform_error(self, job: Job, error_type: str, message: str, status: str, phase: str) -> None:
         result = job.result
-        result.function_error, result.status = UNHANDLED, status
+        result.function_error, result.status = answers.UNHANDLED, status
         result.error_type, result.error_phase = error_type, phase
         result.content_type = "application/json"
-        result.payload = error_document(error_type, message)
+        result.payload = answers.error_document(error_type, message)
         self._give(job)
 
     def _explain(self, failure: dict[str, Any]) -> None:
@@ -453,41 +484,16 @@ class Environment:
             if self._on_idle is not None:
                 self._on_idle(self)
 
-    def _set_timer(self, effect: fx.SetTimer) -> None:
-        """One timer per token. A later deadline leaves a running one alone: when that rings too early, it is set anew."""
-        timer = self._timers.get(effect.token)
-        if timer is None or effect.at < timer.rings_at:
-            if timer is not None:
-                timer.handle.cancel()
-            handle = self.clock.call_at(effect.at, lambda: self._ring(effect.token))
-            self._timers[effect.token] = _Timer(handle, effect.at, effect)
-        else:
-            timer.wanted = effect
 
-    def _ring(self, token: str) -> None:
-        timer = self._timers[token]
-        wanted = timer.wanted
-        if self.clock.now() < wanted.at:
-            timer.rings_at = wanted.at
-            timer.handle = self.clock.call_at(wanted.at, lambda: self._ring(token))
-        else:
-            del self._timers[token]
-            self.feed(Timer(token, wanted.key, wanted.generation))
-
-    def _close(self, effect: fx.Closed) -> None:
-        self._closed.set()
-
-
-@dataclass(slots=True)
-class _Timer:
-    """A timer that runs. It rings at `rings_at`; by then it may be wanted later."""
-
-    handle: Handle
-    rings_at: float
-    wanted: fx.SetTimer
+async def _whole(work: Callable[[], None]) -> None:
+    """Done in a thread, to its end even if nobody waits any more: a folder must not be removed while it is being filled."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise
 
 
 def _date(clock: Clock) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(clock.wall(), UTC).strftime("%Y/%m/%d")
+    return time.strftime("%Y/%m/%d", time.gmtime(clock.wall()))

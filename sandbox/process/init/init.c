@@ -1,10 +1,14 @@
 /* The parent of all processes of one execution environment.
  *
- * It starts processes when the host asks, reports how they ended, adopts and reaps whatever they leave behind (it is a
- * child subreaper, so the environment is exactly its tree of descendants), stops, continues or kills that whole tree, and
- * when the host vanishes (end of file on the socket) it kills everything and leaves. It decides nothing else.
+ * It starts processes when the host asks, reports how they ended, adopts and reaps whatever they leave behind, stops,
+ * continues or kills all of them, and leaves when the host vanishes (end of file on the socket). It decides nothing else.
  *
- * It never signals "everyone" (kill(-1)): outside a pid namespace that would be the user's whole session.
+ * Two ways to live:
+ *   tier `namespace`: it is pid 1 of a pid namespace. "Everyone" is kill(-1), which the kernel makes complete, and the
+ *     kernel kills everyone when it leaves. It makes sockets in its network namespace for the host, and what it starts can
+ *     neither look into it nor signal it (see seccomp.c for what else they cannot do).
+ *   tier `process`: it is a child subreaper, so the environment is exactly its tree of descendants. It walks that tree, and
+ *     never says kill(-1): outside a pid namespace that would be the user's whole session.
  *
  * One SOCK_SEQPACKET descriptor, one packet a message, native byte order:
  *   request  u32 seq, op; s32 a, b; descriptors
@@ -12,9 +16,12 @@
  *     SWEEP   a = signal for every descendant; b = longest wait in ms. SIGSTOP: until all are seen stopped;
  *             SIGKILL: until none is left; SIGCONT: once. Answer a = 0, -EAGAIN (not in time) or -ECANCELED (another
  *             request came first), b = descendants seen outside the process groups of what the host started
+ *     SOCKET  a = backlog, b = port: listens at 127.0.0.1 (port 0: any); backlog 0: a socket to connect with
+ *     NETWORK answer: its network namespace
  *   answer   u32 seq, kind; s32 a, b
- *     READY   a = protocol version;  ANSWER a = 0 or -errno;  EXITED a = pid, b = wait status,
- *     seq = the most memory it ever had resident, in KB
+ *     READY   a = protocol version, b = whether the system call filter is on; inside a namespace, our pidfd
+ *     ANSWER  a = 0 or -errno; for SOCKET and NETWORK, that; for SPAWN inside a namespace, the child's pidfd
+ *     EXITED  a = pid, b = wait status, seq = the most memory it ever had resident, in KB
  *
  * Spec: u32 argc, envc, nlimits, 0; nlimits times u32 resource, 0, u64 soft, hard; then NUL-ended strings: file, cwd,
  * argv, env.
@@ -23,6 +30,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
@@ -35,12 +43,15 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { VERSION = 1 };
-enum { SPAWN = 1, SWEEP };
+#include "parts.h"
+
+enum { VERSION = 2 };
+enum { SPAWN = 1, SWEEP, SOCKET, NETWORK };
 enum { READY = 1, ANSWER, EXITED };
 enum { STEP_SPEC = 1, STEP_CWD, STEP_FDS, STEP_LIMITS, STEP_EXEC };
 enum { MAX_FDS = 16, MAX_CHILDREN = 64, MAX_TREE = 8192, FAREWELL_MS = 2000 };
@@ -50,14 +61,31 @@ struct limit { uint32_t resource, pad; uint64_t soft, hard; };
 struct spec { uint32_t argc, envc, nlimits, pad; };
 
 static int host;                       /* the socket */
+static int inside;                     /* pid 1 of a namespace */
+static int groups[2], ngroups;         /* files of control groups for what it starts: who writes 0 into one is in it */
 static pid_t children[MAX_CHILDREN];   /* started for the host, not yet reaped */
 static pid_t tree[MAX_TREE];           /* descendants, as the last walk saw them */
 
-static void answer(uint32_t seq, uint32_t kind, int32_t a, int32_t b) {
+/* Sends one answer, and closes the descriptor that goes with it, if there is one. */
+static void answer_with(uint32_t seq, uint32_t kind, int32_t a, int32_t b, int fd) {
     struct message body = {seq, kind, a, b};
-    while (send(host, &body, sizeof body, MSG_NOSIGNAL) < 0)
-        if (errno != EINTR) return;    /* the host is gone: the next receive says so */
+    struct iovec iov = {&body, sizeof body};
+    union { struct cmsghdr align; char room[CMSG_SPACE(sizeof(int))]; } control = {0};
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    if (fd >= 0) {
+        msg.msg_control = control.room;
+        msg.msg_controllen = sizeof control.room;
+        struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &fd, sizeof fd);
+    }
+    while (sendmsg(host, &msg, MSG_NOSIGNAL) < 0 && errno == EINTR) {}  /* is the host gone? the next receive says so */
+    if (fd >= 0) close(fd);
 }
+
+static void answer(uint32_t seq, uint32_t kind, int32_t a, int32_t b) { answer_with(seq, kind, a, b, -1); }
 
 static void reap(void) {
     int status;
@@ -98,6 +126,9 @@ static int read_spec(char *map, size_t size, struct program *out, char **list, s
 /* In the child, which still shares our memory (vfork): becomes the program, or leaves why not in *failed. */
 static void become(struct program *p, int *fds, int nfds, volatile int *failed, volatile int *step) {
     sigset_t none;
+    *step = STEP_LIMITS;
+    for (int i = 0; i < ngroups; i++)  /* the child by itself: from outside it takes a lock that is had after 12 ms */
+        if (write(groups[i], "0", 1) != 1) goto fail;
     *step = STEP_FDS;
     for (int i = 0; i < nfds; i++)     /* lift all out of the way first, then set 0, 1, 2, ... */
         if ((fds[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 64)) < 0) goto fail;
@@ -145,7 +176,7 @@ static void spawn(uint32_t seq, int *fds, int nfds) {
         else if (failed) waitpid(pid, NULL, 0);        /* it never was the program: not an exit to report */
         else {
             children[slot] = pid;
-            answer(seq, ANSWER, 0, pid);
+            answer_with(seq, ANSWER, 0, pid, inside ? syscall(SYS_pidfd_open, pid, 0) : -1);
         }
     }
     if (failed) answer(seq, ANSWER, -failed, step);
@@ -234,14 +265,15 @@ static long elapsed_ms(const struct timespec *start) {
     return (now.tv_sec - start->tv_sec) * 1000 + (now.tv_nsec - start->tv_nsec) / 1000000;
 }
 
-/* One pass: signals everybody. Returns how many are not yet as wanted. A thread in state D counts as stopped: it cannot
+/* One pass: signals everybody (in a namespace: who is left). Returns how many are not yet as wanted. A thread in state D counts as stopped: it cannot
  * run a single instruction of its own before the signal takes it (a vfork keeps its parent there). */
 static int pass(int sig, int *strays) {
     int count = walk(), unlike = 0;
     *strays = 0;
-    for (int i = 0; i < count; i++) kill(tree[i], sig);  /* before anything is looked at: a chain of forks is gone by then */
+    for (int i = 0; !inside && i < count; i++) kill(tree[i], sig);  /* first: a chain of forks is gone when it is looked at */
     for (int i = 0; i < count; i++) {
         int done = sig != SIGCONT && all_threads_in(tree[i], sig == SIGSTOP ? "TtDZX" : "ZX");
+        if (inside && !done) kill(tree[i], sig);       /* somebody sent it SIGCONT; not kill(-1): that looks at all the machine */
         if (is_stray(tree[i])) ++*strays;
         unlike += !done;
     }
@@ -252,19 +284,33 @@ static void sweep(uint32_t seq, int sig, int wait_ms, int give_way) {
     struct timespec start;
     int strays = 0, most = 0, quiet = 0, result = 0, passes = 0;
     clock_gettime(CLOCK_MONOTONIC, &start);
-    for (int i = 0; i < MAX_CHILDREN; i++)             /* whole groups first: nothing forks out of that */
+    if (inside) kill(-1, sig);                         /* everyone at once; looking only confirms it */
+    else for (int i = 0; sig != SIGCONT && i < MAX_CHILDREN; i++)  /* whole groups first: nothing forks out of that */
         if (children[i]) kill(-children[i], sig);
-    for (;;) {
+    while (!(inside && sig == SIGCONT)) {
         int unlike = pass(sig, &strays);
         if (strays > most) most = strays;
         if (sig == SIGKILL) reap();
         quiet = unlike ? 0 : quiet + 1;
-        if (sig == SIGCONT || quiet >= 2) break;       /* what was forked during one walk is seen by the next */
+        if (sig == SIGCONT || quiet >= 2 - inside) break;  /* what was forked during one walk is seen by the next */
         if (elapsed_ms(&start) >= wait_ms) { result = -EAGAIN; break; }
         if (give_way && poll(&(struct pollfd){host, POLLIN, 0}, 1, 0) > 0) { result = -ECANCELED; break; }
         if (unlike && ++passes % 8 == 0) nanosleep(&(struct timespec){0, 50000}, NULL);  /* a chain of forks is met by haste */
     }
     if (seq) answer(seq, ANSWER, result, most);
+}
+
+/* ── the network ── */
+
+static void make_socket(uint32_t seq, int backlog, int port) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), failed = fd < 0 ? errno : 0;
+    if (!failed && backlog) {
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+        if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, backlog)) failed = errno;
+    }
+    if (failed && fd >= 0) close(fd);
+    answer_with(seq, ANSWER, -failed, 0, failed ? -1 : fd);
 }
 
 /* ── the loop ── */
@@ -278,7 +324,7 @@ static void serve(void) {
     ssize_t n = recvmsg(host, &msg, MSG_CMSG_CLOEXEC);
     if (n < 0 && (errno == EINTR || errno == EAGAIN)) return;
     if (n <= 0) {                                      /* the host is gone */
-        sweep(0, SIGKILL, FAREWELL_MS, 0);
+        if (!inside) sweep(0, SIGKILL, FAREWELL_MS, 0);
         _exit(0);
     }
     struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
@@ -292,25 +338,47 @@ static void serve(void) {
         memcpy(kept, fds, sizeof kept);
         spawn(req.seq, kept, nfds);
     } else if (req.op == SWEEP) sweep(req.seq, req.a, req.b, req.a == SIGSTOP);
+    else if (req.op == SOCKET) make_socket(req.seq, req.a, req.b);
+    else if (req.op == NETWORK) {
+        int network = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC);  /* nobody else may open it: we are not dumpable */
+        answer_with(req.seq, ANSWER, network < 0 ? -errno : 0, 0, network);
+    }
     else answer(req.seq, ANSWER, -ENOSYS, 0);
     for (int i = 0; i < nfds; i++) close(fds[i]);
 }
 
+/* In a namespace: nothing of the host's leaks in, nobody inside can look into this process. Returns whether the filter is on. */
+static int settle_inside(void) {
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    if (host != 3 && dup2(host, 3) == 3) host = 3;
+    for (int i = 0; i < ngroups; i++) groups[i] = fcntl(groups[i], F_DUPFD_CLOEXEC, 64);
+    for (int i = 0; i < ngroups; i++) groups[i] = dup3(groups[i], 4 + i, O_CLOEXEC);
+    syscall(SYS_close_range, 4 + ngroups, ~0U, 0);
+    dup2(0, 1);
+    dup2(0, 2);
+    return filter_system_calls() == 0;
+}
+
 int main(int argc, char **argv) {
     sigset_t chld;
-    if (argc != 2) { fputs("lambda-sandbox starts this program itself\n", stderr); return 2; }
+    if (argc > 2 && !strcmp(argv[1], "stage")) return stage(argc - 2, argv + 2);
+    if (argc < 2) { fputs("lambda-sandbox starts this program itself\n", stderr); return 2; }
     host = atoi(argv[1]);
+    for (int i = 2; i < argc && ngroups < 2; i++) {
+        groups[ngroups] = atoi(argv[i]);
+        fcntl(groups[ngroups++], F_SETFD, FD_CLOEXEC);
+    }
+    inside = getpid() == 1;
+    int filtered = inside && settle_inside();
     fcntl(host, F_SETFD, FD_CLOEXEC);
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) return 3;
+    if (!inside && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) return 3;
     for (int sig = 1; sig < 32; sig++) signal(sig, SIG_DFL);
     sigfillset(&chld);                                 /* only SIGKILL and SIGSTOP can disturb it */
     sigprocmask(SIG_SETMASK, &chld, NULL);
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
     struct pollfd ready[2] = {{host, POLLIN, 0}, {signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK), POLLIN, 0}};
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/task/%d/children", getpid());
-    answer(0, READY, VERSION, access(path, R_OK) == 0);
+    answer_with(0, READY, VERSION, filtered, inside ? syscall(SYS_pidfd_open, 1, 0) : -1);
     for (;;) {
         if (poll(ready, 2, -1) < 0 && errno != EINTR) return 1;
         if (ready[1].revents) {
