@@ -19,12 +19,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-SOME = (
-    "tests/process/test_namespace.py",
-    "tests/process/test_isolation.py",
-    "tests/host/test_isolation.py",
-    "tests/host/test_mishaps.py",
-)
+SOME = ("tests/process/test_isolation.py", "tests/process/test_namespace.py", "tests/host/test_isolation.py")
+LONG = "not 1024 and not forks and not hundred and not given and not twenty"  # and the same for every user
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 USER = 54321  # of nobody else: environments of root are `nobody`
 NOT_NEEDED = shutil.ignore_patterns(
     "*.pyc", "*mypy*", "pip*", "setuptools*", "pkg_resources", "grimp*", "_rustgrimp*", "rich*", "ruff*"
@@ -33,12 +30,11 @@ NOT_NEEDED = shutil.ignore_patterns(
 
 def readable_python() -> str:
     """An interpreter of this very version (the packages here are compiled for it) that everybody may run. Skips without."""
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for folder in ("/usr/bin", "/usr/local/bin"):
-        python = f"{folder}/{name}"
+        python = f"{folder}/{VERSION}"
         if os.access(python, os.X_OK):
             return python
-    pytest.skip(f"no {name} in /usr: a plain user cannot read {sys.base_prefix}")
+    pytest.skip(f"no {VERSION} in /usr: a plain user cannot read {sys.base_prefix}")
 
 
 @pytest.fixture
@@ -50,8 +46,9 @@ def checkout() -> Iterator[Path]:
         for name in ("sandbox", "tests", "runtimes", "bootstrap", "extensions", "examples"):
             shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder)
-        shutil.copytree(sysconfig.get_paths()["purelib"], folder / "packages", symlinks=True, ignore=NOT_NEEDED)
-        (folder / "home").mkdir()
+        # Where an interpreter looks by itself: tests start others, without a PYTHONPATH.
+        packages = folder / "home" / ".local" / "lib" / VERSION / "site-packages"
+        shutil.copytree(sysconfig.get_paths()["purelib"], packages, symlinks=True, ignore=NOT_NEEDED)
         os.chown(folder / "home", USER, USER)
         yield folder
     finally:
@@ -64,13 +61,13 @@ def checkout() -> Iterator[Path]:
 def test_a_plain_user_passes_too(checkout: Path) -> None:
     python = readable_python()
     done = subprocess.run(
-        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=60", *SOME],
+        [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=60", "-k", LONG, *SOME],
         cwd=checkout,
         env={
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(checkout / "home"),
             "TMPDIR": str(checkout / "home"),
-            "PYTHONPATH": f"{checkout}:{checkout / 'packages'}",
+            "PYTHONPATH": str(checkout),
             "PYTHONDONTWRITEBYTECODE": "1",
         },
         user=USER,

@@ -29,6 +29,7 @@ from sandbox.process.nat import Nat
 from sandbox.process.room import Room, arguments
 
 START_WAIT: Final = 10.0  # seconds: what takes milliseconds has then gone wrong for good
+_END_WAIT: Final = 2.0  # seconds
 _WORDS: Final = 4096  # bytes of what bubblewrap says that are looked at: the last
 _UNPRIVILEGED: Final = "nobody"
 
@@ -74,7 +75,6 @@ class NamespaceTree(InitTree):
                 raise
 
     def _popen(self, bwrap: str, program: int, end: int, errors: int) -> subprocess.Popen[bytes]:
-        """On the loop's own thread: --die-with-parent means the thread."""
         staged = is_real_root()
         # Through a descriptor: nothing of ours has to be mounted, and it works where an image has no programs at all.
         words = [bwrap, *arguments(self._room, staged=staged), "--", f"/proc/self/fd/{program}", str(end)]
@@ -156,7 +156,7 @@ class NamespaceTree(InitTree):
         return descendants(self._init) if self._init else []
 
     async def close(self) -> None:
-        """SIGKILL to pid 1; bubblewrap ends when the kernel has ended and reaped everyone."""
+        """SIGKILL to pid 1; its end is that of everyone, and bubblewrap's follows."""
         self._end_program()
         if self._nat is not None:
             self._nat.close()
@@ -171,9 +171,7 @@ class NamespaceTree(InitTree):
         with contextlib.suppress(ProcessLookupError):
             if self._pidfd >= 0:
                 signals.pidfd_send_signal(self._pidfd, signals.SIGKILL)
-            elif self._program is not None:  # it has not come so far
-                self._program.kill()
-        self._hang_up()
+        self._hang_up()  # if it has not come so far it sees that, and leaves: see room.arguments
 
     # ── what differs from tier `process` ──
 
@@ -238,10 +236,11 @@ async def _wait_for(program: subprocess.Popen[bytes]) -> None:
     pidfd = os.pidfd_open(program.pid)
     loop.add_reader(pidfd, ended.set)
     try:
-        async with asyncio.timeout(START_WAIT):
+        async with asyncio.timeout(_END_WAIT):
             await ended.wait()
     except TimeoutError:
-        program.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(program.pid, signals.SIGKILL)  # both of its processes
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)

@@ -85,7 +85,9 @@ def write_etc(folder: Path, network: Network) -> None:
 def arguments(room: Room, *, staged: bool) -> list[str]:
     """bubblewrap's arguments, without a command. staged: the sources are at /tmp/0, /tmp/1, … (see init/stage.c)."""
     words = ["--unshare-all", "--unshare-user", "--disable-userns", "--uid", str(UID), "--gid", str(GID)]
-    words += ["--cap-drop", "ALL", "--die-with-parent", "--new-session", "--as-pid-1", "--hostname", HOSTNAME]
+    # No --die-with-parent: if bubblewrap's first process dies before its second one has been let go, that waits for ever. With
+    # the end of its socket pid 1 leaves by itself, and with bubblewrap's end, too.
+    words += ["--cap-drop", "ALL", "--new-session", "--as-pid-1", "--hostname", HOSTNAME]
     if not room.network.own:
         words.append("--share-net")
     words += _system()

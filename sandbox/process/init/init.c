@@ -350,6 +350,7 @@ static void serve(void) {
 /* In a namespace: nothing of the host's leaks in, nobody inside can look into this process. Returns whether the filter is on. */
 static int settle_inside(void) {
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (host != 3 && dup2(host, 3) == 3) host = 3;
     for (int i = 0; i < ngroups; i++) groups[i] = fcntl(groups[i], F_DUPFD_CLOEXEC, 64);
     for (int i = 0; i < ngroups; i++) groups[i] = dup3(groups[i], 4 + i, O_CLOEXEC);
