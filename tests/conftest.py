@@ -138,7 +138,7 @@ class Tier(NamedTuple):
     @property
     def options(self) -> tuple[str, ...]:
         """Of `sandbox invoke`, for the same."""
-        return "--isolation", self.isolation.tier, "--network", "none"
+        return "--isolation", self.isolation.tier, "--network", self.isolation.network.out
 
 
 @functools.cache
@@ -147,7 +147,7 @@ def isolation_of(name: str) -> Isolation | str:
 
     def probe() -> Isolation | str:
         try:
-            return asyncio.run(choose("namespace" if name == "namespace" else "process", "none"))
+            return asyncio.run(choose("namespace", "none") if name == "namespace" else choose("process"))
         except Unsupported as error:
             return str(error).removeprefix("--isolation namespace: ")
 

@@ -158,11 +158,21 @@ def _host_credentials(choice: str) -> dict[str, str] | None:
 
 
 def run(work: Coroutine[Any, Any, int]) -> int:
+    _allow_many_descriptors()
     try:
         import uvloop
     except ImportError:  # no wheel for this platform: slower, otherwise the same
         return asyncio.run(_until_signalled(work))
     return int(uvloop.run(_until_signalled(work)))
+
+
+def _allow_many_descriptors() -> None:
+    """Each environment takes a dozen. Functions have a limit of their own."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS names a number that it then refuses
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:

@@ -27,6 +27,7 @@ def make_folder() -> tuple[Path, int]:
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     for name in ("tmp", "task", "opt"):
         (folder / name).mkdir()
+        (folder / name).chmod(0o755)  # whatever the umask: as root, functions are another user
     lock = os.open(folder / "lock.new", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     (folder / "lock.new").rename(folder / "lock")  # only now can another host's sweep see it: it finds it held

@@ -83,12 +83,12 @@ class Plan:
             bootstrap = self.site.wrapper
             return Entry(bootstrap, [bootstrap, self.places.opt, *command], self.variables)
         looked_at = None
-        for folder in (self.site.real.task, self.site.real.opt):  # DECISIONS "bootstrap search"
-            file = Path(folder, "bootstrap")
+        for folder in (self.places.task, self.places.opt):  # DECISIONS "bootstrap search"
+            program = f"{folder}/bootstrap"
+            file = self.site.file(program)
             if file.is_file():
-                looked_at = looked_at or str(file)
+                looked_at = looked_at or self.site.real_path(program)
                 if file.stat().st_mode & 0o111:
-                    program = self.site.seen(str(file))
                     return Entry(program, [program], self.variables)
         raise EntrypointError("Couldn't find valid bootstrap(s): [/var/task/bootstrap /opt/bootstrap]", looked_at)
 
@@ -136,20 +136,22 @@ def plan(
     places = site.places
     extra = _layer_paths(interpreter, places) if interpreter else {}
     variables = runtime_variables(function, places, identity, credentials, extra)
-    extensions = _extensions(Path(site.real.opt, "extensions"))
+    extensions = _extensions(site)
     if interpreter is None:
         return Plan(site, variables, extensions=extensions)
     variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{interpreter.runtime}"  # EN-005: the id that runs, not "python"
     return Plan(site, variables, interpreter, _arguments(interpreter, places, function), extensions)
 
 
-def _extensions(folder: Path) -> tuple[str, ...]:
+def _extensions(site: Site) -> tuple[str, ...]:
     """EX-001: every file in /opt/extensions in the order of their names; symbolic links, too, unless to folders.
 
     A link that leads nowhere cannot be started, and is told so.
     """
+    folder = f"{site.places.opt}/extensions"
     try:
-        return tuple(sorted(file.name for file in folder.iterdir() if not file.is_dir()))
+        names = sorted(file.name for file in Path(site.real_path(folder)).iterdir())
+        return tuple(name for name in names if not site.file(f"{folder}/{name}").is_dir())
     except (FileNotFoundError, NotADirectoryError):  # EX-003
         return ()
 

@@ -16,6 +16,7 @@ from sandbox.process.isolation import Isolation
 from sandbox.process.room import Room
 from sandbox.process.variables import Places
 
+_HOPS: Final = 40  # Linux's own limit for links that lead to links
 _FOLDERS: Final = {"python": "python", "nodejs": "node", "ruby": "ruby"}  # of our runtimes, by language
 
 
@@ -38,6 +39,15 @@ class Site:
     def real_path(self, path: str) -> str:
         """A path of the processes as this machine sees it."""
         return _moved(path, self.places, self.real) if self.room is not None else path
+
+    def file(self, path: str) -> Path:
+        """The file behind a path of the processes, on this machine: its last part may be a link to anywhere they see."""
+        for _ in range(_HOPS):
+            real = Path(self.real_path(path))
+            if not real.is_symlink():
+                break
+            path = os.path.normpath(Path(path).parent / real.readlink())
+        return real
 
     def prepare(self) -> None:
         """Makes what has to be there before the first process. Raises OSError, SandboxError."""
@@ -79,7 +89,7 @@ def site(
         etc=f"{folder}/etc",
         runtime=runtime if interpreter else None,
         wrapper=wrapper if interpreter else None,
-        language=language,
+        language=rooms.shown_of_language(language, interpreter.path) if interpreter and language else None,
         tmp=tmp_mb * MIB,
         disk=f"{folder}/tmp.ext4" if isolation.exact_memory else None,
         network=isolation.network,

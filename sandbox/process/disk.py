@@ -13,13 +13,14 @@ from sandbox.assets import cache_folder
 from sandbox.core.errors import Unsupported
 from sandbox.core.limits import MIB
 
-_OVERHEAD: Final = 1.02  # of the file system's own tables, with an inode for each 64 KiB …
+_INODE: Final = 16384  # bytes of the file system for each file that it can have: ext4's own default
+_OVERHEAD: Final = 1.03  # of its tables …
 _FIXED: Final = 4 * MIB  # … and what every one has
 
 
 def make_image(path: Path, size: int) -> None:
     """A sparse file with an ext4 that has room for `size` bytes, copied from one that is kept. Raises Unsupported, OSError."""
-    template = cache_folder() / "disks" / f"{size}.ext4"
+    template = cache_folder() / "disks" / f"{size}-{_INODE}.ext4"
     if not template.exists():
         template.parent.mkdir(mode=0o700, exist_ok=True)
         made = template.with_suffix(f".{uuid.uuid4().hex}")
@@ -42,8 +43,8 @@ def _copy(template: Path, path: Path) -> None:
             except OSError:  # no more of it
                 return
             end = os.lseek(source.fileno(), at, os.SEEK_HOLE)
-            while at < end:
-                at += os.copy_file_range(source.fileno(), target.fileno(), end - at, at, at)
+            while at < end:  # not copy_file_range: the two may be on different kinds of file system
+                at += os.pwrite(target.fileno(), os.pread(source.fileno(), min(end - at, MIB), at), at)
 
 
 def _make(path: Path, size: int) -> None:
@@ -53,7 +54,7 @@ def _make(path: Path, size: int) -> None:
     with path.open("wb") as file:
         file.truncate(int(size * _OVERHEAD) + _FIXED)
     options = "lazy_itable_init=1,nodiscard"
-    command = [program, "-q", "-F", "-m", "0", "-i", "65536", "-O", "^has_journal,^resize_inode", "-E", options, str(path)]
+    command = [program, "-q", "-F", "-m", "0", "-i", str(_INODE), "-O", "^has_journal,^resize_inode", "-E", options, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Unsupported(f"mkfs.ext4: {done.stderr.strip().splitlines()[-1:] or done.returncode}")

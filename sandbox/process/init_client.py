@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -68,7 +69,11 @@ class InitClient:
             answer.exception()
             return answer
         self._answers[self._number] = answer, then
-        self._send(_MESSAGE.pack(self._number, op, a, b), fds)
+        try:
+            self._send(_MESSAGE.pack(self._number, op, a, b), fds)
+        except OSError as error:
+            self._answers.pop(self._number)
+            answer.set_exception(error)
         return answer
 
     def hang_up(self) -> None:
@@ -100,7 +105,9 @@ class InitClient:
                 self._send_now(message, fds)
             except BlockingIOError:  # the socket holds some hundred unread requests: keep the order, wait
                 self._loop.add_writer(self._socket.fileno(), self._writable)
-            except OSError:
+            except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # this user has too many descriptors on their way in sockets
+                    raise
                 return  # the program is gone; the reader will say so
             else:
                 return
@@ -144,7 +151,7 @@ class InitClient:
             if kind == _EXITED:
                 self._exited(a, b, number * 1024)
             elif kind == _READY:
-                self._ready(Answer(0, b, fd))
+                self._ready(Answer(max(0, -a), b, fd))
             elif kind == _ANSWER:
                 self._answered(number, Answer(-a, b, fd))
 

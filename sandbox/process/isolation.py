@@ -98,27 +98,28 @@ async def choose(tier: str = "auto", network: str = "auto") -> Isolation:
     """
     usable = groups()
     if tier == "process":
-        return _process(usable.works)
-    disk = usable.works
+        return _process(usable.works, network)
     out, notes = _network(network)
-    try:
-        probe = await probe_namespace(disk=disk, network=out)
-    except NoNatError as error:  # and all the rest works
-        if network == "nat":
-            raise Unsupported(f"--network nat: {error}") from None
-        return Isolation("namespace", NETWORKS["none"], disk, (_no_way_out(str(error)),))
-    if disk and not probe.works:  # no loop devices, perhaps: then /tmp is a tmpfs, and must not be counted as memory
-        disk = False
-        probe = await probe_namespace()
-    if probe.works:
-        return Isolation("namespace", out, disk, notes)
+    for disk in (True, False) if usable.works else (False,):  # without loop devices /tmp is a tmpfs, not counted as memory
+        try:
+            probe = await probe_namespace(disk=disk, network=out)
+        except NoNatError as error:  # and all the rest works
+            if network == "nat":
+                raise Unsupported(f"--network nat: {error}") from None
+            return Isolation("namespace", NETWORKS["none"], disk, (_no_way_out(str(error)),))
+        if probe.works:
+            return Isolation("namespace", out, disk, notes)
     if tier == "namespace":
         raise Unsupported(f"--isolation namespace: {probe.why_not}")
-    return _process(usable.works)._replace(notes=(f"functions run without isolation: {probe.why_not}",))
+    return _process(usable.works, network)._replace(notes=(f"functions run without isolation: {probe.why_not}",))
 
 
-def _process(groups_work: bool) -> Isolation:
-    """Control groups take sandbox-init: what that starts is in the group from its first moment."""
+def _process(groups_work: bool, network: str) -> Isolation:
+    """Control groups take sandbox-init: what that starts is in the group from its first moment. Raises Unsupported."""
+    if network in ("none", "nat"):
+        raise Unsupported(
+            f"--network {network}: only tier namespace has networks of its own, and functions run in tier process"
+        )
     return PROCESS._replace(exact_memory=groups_work and launcher.guard().complete)
 
 

@@ -181,7 +181,9 @@ class NamespaceTree(InitTree):
     def _is_ready(self, said: Answer) -> None:
         self._pidfd, self.filtered = said.fd, bool(said.value)
         self._init = process_of(self._pidfd)
-        if not self._ready.done():
+        if not self._ready.done() and said.error:
+            self._ready.set_exception(OSError(said.error, os.strerror(said.error)))
+        elif not self._ready.done():
             self._ready.set_result(None)
 
     def _born(self, ended: Callable[[Ended], None], answer: Answer) -> None:

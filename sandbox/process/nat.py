@@ -49,7 +49,14 @@ class Nat:
         owner = fcntl.ioctl(network, _NS_GET_USERNS)
         try:
             os.set_blocking(ready, False)
-            words = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path"]
+            words = [
+                "slirp4netns",
+                "--configure",
+                "--mtu=65520",
+                "--disable-host-loopback",
+                "--enable-sandbox",
+                "--netns-type=path",
+            ]
             if not is_real_root():
                 words.append(f"--userns-path=/proc/self/fd/{owner}")
             words += [f"--ready-fd={told}", f"--exit-fd={life}", f"/proc/self/fd/{network}", "tap0"]

@@ -55,16 +55,16 @@ class Room(NamedTuple):
     etc: str
     runtime: str | None = None
     wrapper: str | None = None
-    language: str | None = None
+    language: tuple[str, str] | None = None  # what of an interpreter is shown, and where
     tmp: int = DEFAULT_TMP_MB * MIB
     disk: str | None = None
     network: Network = NETWORKS["none"]
 
     def sources(self) -> list[tuple[str, str]]:
         """What is shown read-only, and where: everything that may lie where only this user can reach it."""
-        optional = ((self.runtime, RUNTIME), (self.wrapper, WRAPPER), (self.language, LANGUAGE))
-        always = [(self.etc, "/etc"), (self.task, TASK), (self.opt, OPT)]
-        return always + [(source, place) for source, place in optional if source is not None]
+        shown = [(self.etc, "/etc"), (self.task, TASK), (self.opt, OPT)]
+        shown += [(source, place) for source, place in ((self.runtime, RUNTIME), (self.wrapper, WRAPPER)) if source is not None]
+        return [*shown, self.language] if self.language is not None else shown
 
 
 def write_etc(folder: Path, network: Network) -> None:
@@ -80,6 +80,8 @@ def write_etc(folder: Path, network: Network) -> None:
             shutil.copyfile(Path("/etc", name), folder / name)
     for path in _from_here():
         (folder / path.name).mkdir()
+    for path in (folder, *folder.iterdir()):  # whatever the umask
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def arguments(room: Room, *, staged: bool) -> list[str]:
@@ -136,3 +138,10 @@ def home_of_language(prefix: str) -> str | None:
     real = os.path.realpath(prefix)
     there = ("/usr", *(f"/{name}" for name in _SYSTEM), *_STORES)
     return None if real == "/" or any(real == place or real.startswith(f"{place}/") for place in there) else real
+
+
+def shown_of_language(prefix: str, program: str) -> tuple[str, str]:
+    """What of it is shown, and where. Of one that lies in ~/bin only the program: its prefix is somebody's home."""
+    if Path.home().resolve().is_relative_to(prefix):
+        return program, LANGUAGE + program.removeprefix(prefix)
+    return prefix, LANGUAGE

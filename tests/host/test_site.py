@@ -50,6 +50,38 @@ def test_in_tier_process_nothing_is_moved(package: Package) -> None:
     assert made.seen("/work/environment/task/x") == made.real_path("/work/environment/task/x") == "/work/environment/task/x"
 
 
+def test_of_an_interpreter_in_somebodys_home_only_the_program_is_shown(
+    package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    (tmp_path / "me" / "bin").mkdir(parents=True)
+    node = Interpreter("nodejs20.x", str(tmp_path / "me" / "bin" / "node"), str(tmp_path / "me"), "20.1.0")
+    made = site(Path("/work/environment"), NAMESPACE, node, package)
+    assert made.room is not None
+    assert made.room.language == (node.path, "/var/lang/bin/node")
+    assert made.seen(node.path) == "/var/lang/bin/node"
+
+
+def test_a_link_is_followed_as_the_processes_would(tmp_path: Path) -> None:
+    (tmp_path / "layer").mkdir()
+    (tmp_path / "layer" / "boot").write_text("#!/bin/sh")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "bootstrap").symlink_to("/opt/boot")
+    (tmp_path / "code" / "ring").symlink_to("ring")
+    package = open_package(str(tmp_path / "code"), [str(tmp_path / "layer")], Cache(tmp_path / "cache"))
+    try:
+        folder = tmp_path / "environment"
+        for name in ("task", "opt"):
+            (folder / name).mkdir(parents=True)
+        made = site(folder, NAMESPACE, None, package)
+        made.furnish(package)
+        assert made.file("/var/task/bootstrap").read_text() == "#!/bin/sh"
+        assert not made.file("/var/task/ring").is_file()
+        assert not made.file("/var/task/missing").exists()
+    finally:
+        package.close()
+
+
 @pytest.mark.parametrize(
     ("prefix", "shown"), [("/usr", None), ("/usr/local", None), ("/", None), ("/usrlocal/python", "/usrlocal/python")]
 )

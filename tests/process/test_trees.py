@@ -31,7 +31,7 @@ from sandbox.process import launcher
 from sandbox.process.isolation import Probe, probe_namespace
 from sandbox.process.launcher import Ended, Program, Tree, make_tree
 from sandbox.process.namespace import NamespaceTree
-from sandbox.process.room import LANGUAGE, TASK, Room, home_of_language, write_etc
+from sandbox.process.room import TASK, Room, home_of_language, shown_of_language, write_etc
 
 ROOT = Path(__file__).parent.parent.parent
 PYTHON = sys.executable
@@ -195,11 +195,16 @@ def needs_namespaces() -> None:
         pytest.skip(f"tier namespace: {probe.why_not}")
 
 
+def shown_language() -> tuple[str, str] | None:
+    prefix = home_of_language(sys.base_prefix)
+    return shown_of_language(prefix, os.path.realpath(sys.executable)) if prefix is not None else None
+
+
 def make_room(folder: Path, **fields: object) -> Room:
     """What an environment of tier `namespace` is given, with this interpreter in it."""
     for name in ("task", "opt"):
         (folder / name).mkdir(parents=True)
-    room = Room(f"{folder}/task", f"{folder}/opt", f"{folder}/etc", language=home_of_language(sys.base_prefix))
+    room = Room(f"{folder}/task", f"{folder}/opt", f"{folder}/etc", language=shown_language())
     room = room._replace(**fields)
     write_etc(folder / "etc", room.network)
     return room
@@ -208,7 +213,7 @@ def make_room(folder: Path, **fields: object) -> Room:
 def python_in(room: Room) -> str:
     """This interpreter, as it is seen from inside."""
     path = os.path.realpath(PYTHON)
-    return LANGUAGE + path.removeprefix(room.language) if room.language is not None else path
+    return room.language[1] + path.removeprefix(room.language[0]) if room.language is not None else path
 
 
 def pid_of_program(tree: Tree) -> int:

@@ -81,7 +81,15 @@ static void answer_with(uint32_t seq, uint32_t kind, int32_t a, int32_t b, int f
         c->cmsg_len = CMSG_LEN(sizeof(int));
         memcpy(CMSG_DATA(c), &fd, sizeof fd);
     }
-    while (sendmsg(host, &msg, MSG_NOSIGNAL) < 0 && errno == EINTR) {}  /* is the host gone? the next receive says so */
+    while (sendmsg(host, &msg, MSG_NOSIGNAL) < 0) {
+        if (errno == EINTR) continue;
+        if (fd < 0 || errno != ETOOMANYREFS) break;    /* is the host gone? the next receive says so */
+        msg.msg_control = NULL;                        /* this user has too many descriptors on their way in sockets */
+        msg.msg_controllen = 0;
+        body.a = -ETOOMANYREFS;
+        close(fd);
+        fd = -1;
+    }
     if (fd >= 0) close(fd);
 }
 
@@ -351,6 +359,11 @@ static void serve(void) {
 static int settle_inside(void) {
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct rlimit many;                                /* so many descriptors a user may have on their way: all of a user */
+    if (!getrlimit(RLIMIT_NOFILE, &many)) {
+        many.rlim_cur = many.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &many);
+    }
     if (host != 3 && dup2(host, 3) == 3) host = 3;
     for (int i = 0; i < ngroups; i++) groups[i] = fcntl(groups[i], F_DUPFD_CLOEXEC, 64);
     for (int i = 0; i < ngroups; i++) groups[i] = dup3(groups[i], 4 + i, O_CLOEXEC);

@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include "parts.h"
@@ -49,7 +50,7 @@ enum { OF_OTHERS = sizeof of_others / sizeof *of_others };
 
 int filter_system_calls(void) {
 #ifdef ARCHITECTURE
-    struct sock_filter code[REFUSED * 2 + OF_OTHERS * 7 + 20];
+    struct sock_filter code[REFUSED * 2 + OF_OTHERS * 7 + 25];
     unsigned short at = 0;
     code[at++] = LOAD(FIELD(arch));
     code[at++] = (struct sock_filter) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0);
@@ -72,6 +73,11 @@ int filter_system_calls(void) {
         code[at++] = REFUSE(EPERM);
         code[at++] = RETURN(SECCOMP_RET_ALLOW);
     }
+    code[at++] = SKIP_UNLESS(SYS_socket, 4);           /* no network namespace holds these: they lead to a hypervisor */
+    code[at++] = LOAD(FIELD(args[0]));
+    code[at++] = SKIP_UNLESS(AF_VSOCK, 1);
+    code[at++] = REFUSE(EAFNOSUPPORT);
+    code[at++] = RETURN(SECCOMP_RET_ALLOW);
     code[at++] = SKIP_UNLESS(SYS_prlimit64, 7);        /* for oneself (pid 0), or only to read: as ever */
     code[at++] = LOAD(FIELD(args[0]));
     code[at++] = (struct sock_filter) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 5, 0);
