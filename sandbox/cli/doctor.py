@@ -62,7 +62,7 @@ def findings(folders: Sequence[str] = ()) -> list[Finding]:
     ]
 
 
-_FILTER: Final = "unshare, setns, ptrace, mount, bpf, keyctl, and setting limits of others are refused"
+_FILTER: Final = "unshare, setns, ptrace, mount, bpf, keyctl, io_uring, odd sockets, and limits of others are refused"
 
 
 def _namespace() -> str:

@@ -49,15 +49,10 @@ class Nat:
         owner = fcntl.ioctl(network, _NS_GET_USERNS)
         try:
             os.set_blocking(ready, False)
-            words = [
-                "slirp4netns",
-                "--configure",
-                "--mtu=65520",
-                "--disable-host-loopback",
-                "--enable-sandbox",
-                "--netns-type=path",
-            ]
-            if not is_real_root():
+            words = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path"]
+            if is_real_root():
+                words.append("--enable-sandbox")  # it sees nothing of the files, and keeps no rights of root's
+            else:
                 words.append(f"--userns-path=/proc/self/fd/{owner}")
             words += [f"--ready-fd={told}", f"--exit-fd={life}", f"/proc/self/fd/{network}", "tap0"]
             self._program = subprocess.Popen(

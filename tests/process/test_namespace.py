@@ -1202,3 +1202,16 @@ say([why, written >> 20, oct(os.stat("/tmp").st_mode), os.stat("/tmp").st_uid ==
             await world.close()
         await until(lambda: not traces.loops())
     assert traces.all() == []
+
+
+async def test_sockets_are_of_families_that_a_network_namespace_holds(inside: World) -> None:
+    said = await inside.python(
+        PRELUDE
+        + """
+kinds = {1: socket.SOCK_STREAM, 2: socket.SOCK_STREAM, 10: socket.SOCK_STREAM, 16: socket.SOCK_RAW, 40: socket.SOCK_STREAM}
+say({family: refused(socket.socket, family, kind) for family, kind in kinds.items()} | {"ring": refused(syscall, 425, 8, 0)})
+"""
+    )
+    answers = json.loads(await said.said())
+    del answers["10"]  # not every machine has IPv6
+    assert answers == {"1": None, "2": None, "16": None, "40": "EAFNOSUPPORT", "ring": "ENOSYS"}

@@ -48,9 +48,12 @@ static const struct { int number, pid, kind, user; } of_others[] = {
 };
 enum { OF_OTHERS = sizeof of_others / sizeof *of_others };
 
+static const int families[] = {AF_UNIX, AF_INET, AF_INET6, AF_NETLINK};
+enum { FAMILIES = sizeof families / sizeof *families };
+
 int filter_system_calls(void) {
 #ifdef ARCHITECTURE
-    struct sock_filter code[REFUSED * 2 + OF_OTHERS * 7 + 25];
+    struct sock_filter code[REFUSED * 2 + OF_OTHERS * 7 + 30];
     unsigned short at = 0;
     code[at++] = LOAD(FIELD(arch));
     code[at++] = (struct sock_filter) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0);
@@ -73,9 +76,12 @@ int filter_system_calls(void) {
         code[at++] = REFUSE(EPERM);
         code[at++] = RETURN(SECCOMP_RET_ALLOW);
     }
-    code[at++] = SKIP_UNLESS(SYS_socket, 4);           /* no network namespace holds these: they lead to a hypervisor */
+    code[at++] = SKIP_UNLESS(SYS_io_uring_setup, 1);   /* it makes sockets, too */
+    code[at++] = REFUSE(ENOSYS);
+    code[at++] = SKIP_UNLESS(SYS_socket, 7);           /* not every other family is held by a network namespace */
     code[at++] = LOAD(FIELD(args[0]));
-    code[at++] = SKIP_UNLESS(AF_VSOCK, 1);
+    for (int i = 0; i < FAMILIES; i++)
+        code[at++] = (struct sock_filter) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, families[i], FAMILIES - i, 0);
     code[at++] = REFUSE(EAFNOSUPPORT);
     code[at++] = RETURN(SECCOMP_RET_ALLOW);
     code[at++] = SKIP_UNLESS(SYS_prlimit64, 7);        /* for oneself (pid 0), or only to read: as ever */

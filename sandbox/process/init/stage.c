@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -80,6 +81,7 @@ int stage(int argc, char **argv) {
         rmdir("/tmp/tmp/lost+found");                  /* on Lambda /tmp is empty */
         close(loop);
     }
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){65536, 65536});  /* for pid 1: see settle_inside in init.c */
     if (setgroups(0, NULL) || setresgid(gid, gid, gid) || setresuid(uid, uid, uid)) return failed("become", argv[0]);
     execv(program[0], program);
     return failed("execute", program[0]);
