@@ -43,10 +43,13 @@ class Nat:
         """Leads the network namespace of that descriptor out. Raises NoNatError."""
         if (why := missing()) is not None:
             raise NoNatError(why)
+        try:
+            owner = fcntl.ioctl(network, _NS_GET_USERNS)
+        except OSError as error:
+            raise NoNatError(f"who owns the environment's network is not told: {error.strerror}") from None
         life, self._life = os.pipe()
         ready, told = os.pipe()
         errors = os.memfd_create("errors", os.MFD_CLOEXEC)
-        owner = fcntl.ioctl(network, _NS_GET_USERNS)
         try:
             os.set_blocking(ready, False)
             words = ["slirp4netns", "--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 import shutil
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -142,6 +143,7 @@ def home_of_language(prefix: str) -> str | None:
 
 def shown_of_language(prefix: str, program: str) -> tuple[str, str]:
     """What of it is shown, and where. Of one that lies in ~/bin only the program: its prefix is somebody's home."""
-    if Path.home().resolve().is_relative_to(prefix):
+    homes = {os.path.realpath(entry.pw_dir) for entry in pwd.getpwall()} | {os.path.realpath(Path.home())}
+    if any(Path(home).is_relative_to(prefix) for home in homes):
         return program, LANGUAGE + program.removeprefix(prefix)
     return prefix, LANGUAGE

@@ -159,6 +159,7 @@ class Environment:
             exchange = self._api.exchange(event.conn)
             if exchange is not None and answers.is_out_of_memory(exchange):
                 self.feed(MemoryExceeded(self.machine.generation))
+                return
         self.feed(event)
 
     def _make_processes(self) -> Processes:

@@ -66,9 +66,10 @@ static int groups[2], ngroups;         /* files of control groups for what it st
 static pid_t children[MAX_CHILDREN];   /* started for the host, not yet reaped */
 static pid_t tree[MAX_TREE];           /* descendants, as the last walk saw them */
 
-/* Sends one answer, and closes the descriptor that goes with it, if there is one. */
-static void answer_with(uint32_t seq, uint32_t kind, int32_t a, int32_t b, int fd) {
+/* Sends one answer, and closes the descriptor that goes with it, if there is one. Returns 0 if that could not be sent. */
+static int answer_with(uint32_t seq, uint32_t kind, int32_t a, int32_t b, int fd) {
     struct message body = {seq, kind, a, b};
+    int whole = 1;
     struct iovec iov = {&body, sizeof body};
     union { struct cmsghdr align; char room[CMSG_SPACE(sizeof(int))]; } control = {0};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
@@ -89,8 +90,10 @@ static void answer_with(uint32_t seq, uint32_t kind, int32_t a, int32_t b, int f
         body.a = -ETOOMANYREFS;
         close(fd);
         fd = -1;
+        whole = 0;
     }
     if (fd >= 0) close(fd);
+    return whole;
 }
 
 static void answer(uint32_t seq, uint32_t kind, int32_t a, int32_t b) { answer_with(seq, kind, a, b, -1); }
@@ -184,7 +187,10 @@ static void spawn(uint32_t seq, int *fds, int nfds) {
         else if (failed) waitpid(pid, NULL, 0);        /* it never was the program: not an exit to report */
         else {
             children[slot] = pid;
-            answer_with(seq, ANSWER, 0, pid, inside ? syscall(SYS_pidfd_open, pid, 0) : -1);
+            if (!answer_with(seq, ANSWER, 0, pid, inside ? syscall(SYS_pidfd_open, pid, 0) : -1)) {
+                children[slot] = 0;                    /* the host was told that there is none */
+                kill(pid, SIGKILL);
+            }
         }
     }
     if (failed) answer(seq, ANSWER, -failed, step);
