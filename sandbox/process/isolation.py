@@ -111,14 +111,16 @@ async def choose(tier: str = "auto", network: str = "auto") -> Isolation:
             return Isolation("namespace", out, disk, notes)
     if tier == "namespace":
         raise Unsupported(f"--isolation namespace: {probe.why_not}")
-    return _process(usable.works, network)._replace(notes=(f"functions run without isolation: {probe.why_not}",))
+    return _process(usable.works, network, f": {probe.why_not}")._replace(
+        notes=(f"functions run without isolation: {probe.why_not}",)
+    )
 
 
-def _process(groups_work: bool, network: str) -> Isolation:
+def _process(groups_work: bool, network: str, why: str = "") -> Isolation:
     """Control groups take sandbox-init: what that starts is in the group from its first moment. Raises Unsupported."""
     if network in ("none", "nat"):
         raise Unsupported(
-            f"--network {network}: only tier namespace has networks of its own, and functions run in tier process"
+            f"--network {network}: only tier namespace has networks of its own, and functions run in tier process{why}"
         )
     return PROCESS._replace(exact_memory=groups_work and launcher.guard().complete)
 

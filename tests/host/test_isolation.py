@@ -776,7 +776,11 @@ async def test_what_cannot_be_had_is_an_error_with_its_remedy(monkeypatch: pytes
     async with Host(isolation="namespace", network="none") as host:
         with pytest.raises(Unsupported, match="install bubblewrap"):
             await host.deploy(folder(app_py=APP), runtime="python", handler="app.handler")
-    async with Host(isolation="auto", network="none") as host:
+    async with Host(isolation="auto") as host:
         isolation = await host.isolation()
         assert isolation.tier == "process"
         assert any("install bubblewrap" in note for note in isolation.notes)
+    for chosen in ("auto", "process"):  # it would have this machine's network
+        async with Host(isolation=chosen, network="none") as host:
+            with pytest.raises(Unsupported, match="--network none: only tier namespace"):
+                await host.isolation()

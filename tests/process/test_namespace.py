@@ -864,7 +864,7 @@ async def test_a_start_that_fails_says_why_and_leaves_nothing(
 BAD_ROOMS: dict[str, dict[str, object]] = {
     "code that is not there": {"task": "/no/such/folder"},
     "layers that are not there": {"opt": "/no/such/folder"},
-    "an interpreter that is not there": {"language": "/no/such/folder"},
+    "an interpreter that is not there": {"language": ("/no/such/folder", "/var/lang")},
     "a runtime that is not there": {"runtime": "/no/such/folder"},
     "a disk that is none": {"disk": "/etc/passwd"},
     "a disk that is not there": {"disk": "/no/such/image"},

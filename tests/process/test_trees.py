@@ -533,11 +533,14 @@ async def test_a_process_that_ends_while_frozen_leaves_its_children_able_to_go_o
     await counters.all_go_on(1)
 
 
+# Ends by itself at a time that is given: should a test be killed, its comet must not fly on for hours.
 COMET = """
-import mmap, os, struct, sys
+import mmap, os, struct, sys, time
 memory = mmap.mmap(int(sys.argv[1]), 4096)
 for generation in range(1, int(sys.argv[3]) + 1):
     struct.pack_into("=Q", memory, 0, generation)
+    if time.time() > float(sys.argv[4]):
+        break
     if os.fork():
         os._exit(0)
     if sys.argv[2] == "setsid":
@@ -553,7 +556,7 @@ async def test_a_comet_is_frozen_completely_and_killed(world: World, tree: str, 
 
     Without a pid namespace it is found by looking, which misses it once in some hundred times; see the soak.
     """
-    await world.beat(counters, COMET, how, "50000")
+    await world.beat(counters, COMET, how, "50000", str(time.time() + 60))
     whole = 0
     for _ in range(10):
         at = counters[0]
@@ -584,7 +587,7 @@ async def test_a_comet_is_frozen_completely_and_killed(world: World, tree: str, 
 async def test_two_hundred_freezes_of_a_comet(world: World, tree: str, counters: Counters, how: str) -> None:
     """Complete: once the tree says that it is frozen, nothing moves any more. Tier `process` only says how often it was so."""
     tries, whole = 200, 0
-    await world.beat(counters, COMET, how, "2000000")
+    await world.beat(counters, COMET, how, "2000000", str(time.time() + 540))
     for _ in range(tries):
         at = counters[0]
         await until(lambda at=at: counters[0] >= at + 20)
