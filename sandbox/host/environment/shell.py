@@ -47,7 +47,7 @@ from sandbox.wire.extensions_api import Call, ExtensionsApi
 from sandbox.wire.http1 import Exchange
 from sandbox.wire.runtime_api import InvocationEvent, RuntimeApi, error_payload
 
-_SETTLE_TURNS: Final = 60  # of the event loop, in which a connection to a subscriber on the loopback is made, or refused …
+_SETTLE_TURNS: Final = 220  # of the event loop, in which a connection to a subscriber on the loopback is made, or refused …
 _QUICK_TURNS: Final = 20  # … so many of them at once, the others half a millisecond apart
 
 
