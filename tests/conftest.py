@@ -7,6 +7,7 @@ names others, for a test or for a module: "plain" is tier `process` without sand
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import json
 import os
@@ -214,8 +215,12 @@ def seen_from_here(environment: Environment, path: str) -> Path:
 
 def _one_of(environment: Environment) -> psutil.Process:
     """A process of an environment in namespaces: all see the same files, and are the same user."""
-    processes = [psutil.Process(pid) for pid in environment._processes._tree.pids()]
-    return next(process for process in processes if process.status() != psutil.STATUS_ZOMBIE)
+    for pid in environment._processes._tree.pids():
+        with contextlib.suppress(psutil.NoSuchProcess):  # what forks and ends meanwhile
+            process = psutil.Process(pid)
+            if process.status() != psutil.STATUS_ZOMBIE:
+                return process
+    raise ProcessLookupError("the environment has no process that runs")
 
 
 def tmp_of(environment: Environment) -> str:
