@@ -91,7 +91,7 @@ async def crowded(tier: Variant, folder: Path, count: int) -> list[Any]:
 
     start = time.perf_counter()
     await asyncio.gather(*(add() for _ in range(count)))
-    while not all(environment.free for environment in crowd.environments):  # noqa: ASYNC110
+    while not all(environment.free for environment in crowd.environments):  # noqa: ASYNC110 (no event tells of it)
         await asyncio.sleep(0.01)
     created = time.perf_counter() - start
     await asyncio.gather(*(tree.frozen() for tree in trees))

@@ -89,7 +89,7 @@ async def ended(tier: Variant, folder: Path, language: str, size: int, tries: in
     trees: list[Any] = []
     function = await tier.deploy(folder, runtime=language, handler="app.handler", memory_mb=size, timeout=60, trees=trees)
     await function.initialise()
-    while not (there := trees[-1].pids()):  # noqa: ASYNC110
+    while not (there := trees[-1].pids()):  # noqa: ASYNC110 (no event tells of it)
         await asyncio.sleep(0.01)
     group = _memory_group(there[0]) if tier.isolation.exact_memory else None
     block = 1 if size <= 256 else 4

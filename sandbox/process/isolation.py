@@ -31,6 +31,11 @@ class Isolation(NamedTuple):
     exact_memory: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def backstop(self) -> bool:
+        """Whether an allocation far beyond the memory size is refused at once: a watchdog alone would be too late for it."""
+        return not self.exact_memory and sys.platform.startswith("linux")
+
     def tree(self, room: Room | None, joins: Sequence[int] = ()) -> Tree:
         """A tree for one environment. joins: see `cgroup.Group.joins`."""
         if room is None:

@@ -26,17 +26,17 @@ def package(tmp_path: Path) -> Package:
 
 @pytest.mark.catalogue("EN-012", "EN-050")
 def test_in_a_namespace_everything_is_where_lambda_has_it(package: Package) -> None:
-    made = site(Path("/work/environment"), NAMESPACE, ELSEWHERE, package)
+    made = site(Path("/made/environment"), NAMESPACE, ELSEWHERE, package)
     assert made.places == ("/var/task", "/opt", "/var/runtime", "/tmp", "/var/lang")
-    assert made.real.task == "/work/environment/task"
+    assert made.real.task == "/made/environment/task"
     assert made.seen(ELSEWHERE.path) == "/var/lang/bin/python3.12"
-    assert made.real_path("/var/task/app.py") == "/work/environment/task/app.py"
+    assert made.real_path("/var/task/app.py") == "/made/environment/task/app.py"
     for path in ("/opt/extensions/one", "/var/runtime/bootstrap.py", "/var/lang/bin/python3.12", "/etc/hosts", "/optional"):
         assert made.seen(made.real_path(path)) == path
 
 
 def test_an_interpreter_below_usr_stays_there(package: Package) -> None:
-    made = site(Path("/work/environment"), NAMESPACE, IN_USR, package)
+    made = site(Path("/made/environment"), NAMESPACE, IN_USR, package)
     assert made.places.language == "/usr"
     assert made.seen(IN_USR.path) == "/usr/bin/node"
     assert made.room is not None
@@ -44,10 +44,10 @@ def test_an_interpreter_below_usr_stays_there(package: Package) -> None:
 
 
 def test_in_tier_process_nothing_is_moved(package: Package) -> None:
-    made = site(Path("/work/environment"), PROCESS, ELSEWHERE, package)
+    made = site(Path("/made/environment"), PROCESS, ELSEWHERE, package)
     assert made.places == made.real
     assert made.room is None
-    assert made.seen("/work/environment/task/x") == made.real_path("/work/environment/task/x") == "/work/environment/task/x"
+    assert made.seen("/made/environment/task/x") == made.real_path("/made/environment/task/x") == "/made/environment/task/x"
 
 
 def test_of_an_interpreter_in_somebodys_home_only_the_program_is_shown(
@@ -56,7 +56,7 @@ def test_of_an_interpreter_in_somebodys_home_only_the_program_is_shown(
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     (tmp_path / "me" / "bin").mkdir(parents=True)
     node = Interpreter("nodejs20.x", str(tmp_path / "me" / "bin" / "node"), str(tmp_path / "me"), "20.1.0")
-    made = site(Path("/work/environment"), NAMESPACE, node, package)
+    made = site(Path("/made/environment"), NAMESPACE, node, package)
     assert made.room is not None
     assert made.room.language == (node.path, "/var/lang/bin/node")
     assert made.seen(node.path) == "/var/lang/bin/node"
@@ -111,7 +111,7 @@ def test_a_kept_package_is_shown_and_not_copied(tmp_path: Path) -> None:
 
 
 def test_nothing_is_shown_that_can_be_written_to(package: Package) -> None:
-    made = site(Path("/work/environment"), NAMESPACE, ELSEWHERE, package)
+    made = site(Path("/made/environment"), NAMESPACE, ELSEWHERE, package)
     assert made.room is not None
     words = arguments(made.room, staged=False)
     assert not {"--bind", "--dev-bind", "--bind-try"} & set(words)

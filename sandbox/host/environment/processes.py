@@ -8,7 +8,6 @@ import os
 import resource
 import signal as signals
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -84,11 +83,6 @@ class Processes:
         self._limit = memory_mb * MIB
         watched = None if isolation.exact_memory else self._limit
         self.memory = MemoryWatch(clock, watched, lambda: self._tree.pids(), self._memory_exceeded, self._look_at_group)
-
-    @property
-    def backstop(self) -> bool:
-        """Whether an allocation far beyond the memory size fails at once: a watchdog alone would be too late for it."""
-        return not self._isolation.exact_memory and sys.platform.startswith("linux")
 
     async def open(self, room: Room | None, name: str) -> None:
         """name: of the environment's folder. Raises OSError, SandboxError if not even the first process can be started."""
@@ -215,7 +209,7 @@ class Processes:
             limits = [(resource.RLIMIT_NOFILE, FILE_DESCRIPTORS), (resource.RLIMIT_CORE, 0)]
             if self._room is not None:  # elsewhere it would count everything that this user runs
                 limits.append((resource.RLIMIT_NPROC, PROCESSES))
-            if self.backstop:
+            if self._isolation.backstop:
                 limits.append((resource.RLIMIT_DATA, DATA_FACTOR * self._limit + DATA_EXTRA))
             process = _Process(generation, self._outputs(reads, who))
             reads = []  # theirs now

@@ -155,7 +155,7 @@ class Environment:
 
     def _hear(self, event: Event) -> None:
         """What the runtime does. On Lambda an allocation is not refused: whoever uses too much is killed (LC-075)."""
-        if isinstance(event, Answer | AnswerEnds) and event.error and not self.isolation.exact_memory:
+        if isinstance(event, Answer | AnswerEnds) and event.error and self.isolation.backstop:
             exchange = self._api.exchange(event.conn)
             if exchange is not None and answers.is_out_of_memory(exchange):
                 self.feed(MemoryExceeded(self.machine.generation))

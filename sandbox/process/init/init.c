@@ -279,8 +279,9 @@ static long elapsed_ms(const struct timespec *start) {
     return (now.tv_sec - start->tv_sec) * 1000 + (now.tv_nsec - start->tv_nsec) / 1000000;
 }
 
-/* One pass: signals everybody (in a namespace: who is left). Returns how many are not yet as wanted. A thread in state D counts as stopped: it cannot
- * run a single instruction of its own before the signal takes it (a vfork keeps its parent there). */
+/* One pass: signals everybody (in a namespace: who is left). Returns how many are not yet as wanted. A thread in state D
+ * counts as stopped: it cannot run a single instruction of its own before the signal takes it (a vfork keeps its parent
+ * there). */
 static int pass(int sig, int *strays) {
     int count = walk(), unlike = 0;
     *strays = 0;
@@ -370,8 +371,8 @@ static int settle_inside(void) {
         many.rlim_cur = many.rlim_max;
         setrlimit(RLIMIT_NOFILE, &many);
     }
+    for (int i = 0; i < ngroups; i++) groups[i] = fcntl(groups[i], F_DUPFD_CLOEXEC, 64);  /* one of them may be 3 */
     if (host != 3 && dup2(host, 3) == 3) host = 3;
-    for (int i = 0; i < ngroups; i++) groups[i] = fcntl(groups[i], F_DUPFD_CLOEXEC, 64);
     for (int i = 0; i < ngroups; i++) groups[i] = dup3(groups[i], 4 + i, O_CLOEXEC);
     syscall(SYS_close_range, 4 + ngroups, ~0U, 0);
     dup2(0, 1);
