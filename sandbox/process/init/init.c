@@ -287,7 +287,7 @@ static int pass(int sig, int *strays) {
     *strays = 0;
     for (int i = 0; !inside && i < count; i++) kill(tree[i], sig);  /* first: a chain of forks is gone when it is looked at */
     for (int i = 0; i < count; i++) {
-        int done = sig != SIGCONT && all_threads_in(tree[i], sig == SIGSTOP ? "TtDZX" : "ZX");
+        int done = sig != SIGCONT && all_threads_in(tree[i], sig == SIGSTOP ? "TtDZX" : "X");  /* killed is who is reaped */
         if (inside && !done) kill(tree[i], sig);       /* somebody sent it SIGCONT; not kill(-1): that looks at all the machine */
         if (is_stray(tree[i])) ++*strays;
         unlike += !done;
