@@ -362,7 +362,7 @@ class Played:
         loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(reader)
         port = int(self.environment.address.rpartition(":")[2])
-        transport, _ = await self.environment._dial(lambda: protocol, port)  # type: ignore[misc]
+        transport, _ = await self.environment.dial(lambda: protocol, port)  # type: ignore[misc]
         connection = Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
         self._connections.append(connection)
         return connection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -65,8 +66,28 @@ def test_the_readme_names_every_option_of_invoke() -> None:
     options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
     missing = {option for option in options if option not in readme}
     assert not missing
-    said = set(re.findall(r"--[a-z-]+", readme.partition("sandbox invoke CODE [EVENT]")[2].partition("sandbox attach")[0]))
+    said = set(re.findall(r"--[a-z-]+", readme.partition("sandbox invoke CODE [EVENT]")[2].partition("sandbox serve")[0]))
     assert said <= options
+
+
+@pytest.mark.parametrize("verb", ["serve", "report", "logs", "queue"])
+def test_the_readme_names_every_option(verb: str) -> None:
+    made = importlib.import_module(f"sandbox.cli.{verb}").command
+    options = {option for parameter in made.params for option in parameter.opts if option.startswith("--")}
+    said = (
+        (ROOT / "README.md")
+        .read_text()
+        .partition(f"\n    sandbox {verb} ")[2]
+        .partition("\n    sandbox ")[0]
+        .partition("\n\n")[0]
+    )
+    assert set(re.findall(r"--[a-z-]+", said)) == options
+
+
+def test_the_readme_has_every_operation_of_the_api() -> None:
+    from tests.control.table import table, written
+
+    assert written() == table(), "python -m tests.control.table --write"
 
 
 async def test_the_example_in_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:

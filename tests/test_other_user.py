@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-SOME = ("tests/process/test_isolation.py", "tests/process/test_namespace.py")
+SOME = ("tests/process/test_isolation.py", "tests/process/test_namespace.py", "tests/control/test_first.py")
 LONG = "not 1024 and not cancelled and not fails and not twenty"  # and the same for every user
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 USER = 54321  # of nobody else: environments of root are `nobody`

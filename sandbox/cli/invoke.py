@@ -147,7 +147,7 @@ def _document(name: str, text: str | None) -> Any:
         raise ConfigError(f"{name} is not JSON: {error}") from None
 
 
-def _host_credentials(choice: str) -> dict[str, str] | None:
+def host_credentials(choice: str) -> dict[str, str] | None:
     if choice == "dummy":
         return None
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -205,9 +205,9 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
         raise ConfigError("--client-context is not a JSON object: it has the keys client, custom and env")
     cognito = _document("--cognito", options["cognito"])
     code = OK
-    with _open_journal(options["journal"]) as journal:
+    with open_journal(options["journal"]) as journal:
         host = Host(
-            credentials=_host_credentials(options["credentials"]),
+            credentials=host_credentials(options["credentials"]),
             journal=journal,
             runtime_dirs=options["runtime_dirs"],
             nearest_runtime=options["nearest_runtime"],
@@ -236,7 +236,7 @@ async def _invoke(config: FunctionConfig, payload: bytes, options: dict[str, Any
 
 
 @contextlib.contextmanager
-def _open_journal(path: str | None) -> Iterator[Journal]:
+def open_journal(path: str | None) -> Iterator[Journal]:
     from sandbox.telemetry.journal import Journal, JsonLines
 
     journal = Journal()

@@ -14,7 +14,12 @@ from sandbox.cli.exits import FAILED, INTERRUPTED, USAGE
 
 _VERBS = {
     "invoke": "Run a function from a folder or a .zip, once or several times.",
+    "serve": "Serve the Lambda API: for boto3, the AWS CLI and every SDK.",
+    "report": "Billed time, GB-seconds and cost per function.",
+    "logs": "What a function has logged, and what it logs.",
+    "queue": "Asynchronous events that wait, and those that are stuck.",
     "attach": "Serve a runtime that you start yourself, in a debugger or an IDE.",
+    "conformance": "Test a runtime: does it keep what Lambda requires of it?",
     "doctor": "Tell what works on this machine, and why something does not.",
 }
 

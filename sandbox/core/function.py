@@ -57,7 +57,9 @@ class FunctionConfig:
     timeout: seconds; AWS takes whole seconds, a library user may give any positive number up to 900. layers: folders
     or .zips, lowest first. tmp_mb: the size of /tmp (EN-051), where a function has one of its own. log_format: Text | JSON.
     With JSON, log_level is the least of the application's records that are logged, and system_log_level (DEBUG, INFO, WARN)
-    the platform's; INFO unless given (EN-011, TL-107).
+    the platform's; INFO unless given (EN-011, TL-107). custom_log_group: instead of /aws/lambda/NAME.
+    code_name: what people call the code, where `code` is a name of ours. architecture: that it is billed as, x86_64 or arm64;
+    what runs is this machine's.
     """
 
     code: str
@@ -74,6 +76,9 @@ class FunctionConfig:
     log_format: str | None = None
     log_level: str | None = None
     system_log_level: str | None = None
+    custom_log_group: str | None = None
+    code_name: str | None = None
+    architecture: str = "x86_64"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or len(self.name) > limits.FUNCTION_NAME_LENGTH:
@@ -123,4 +128,4 @@ class FunctionConfig:
     @property
     def log_group(self) -> str:
         """EN-009."""
-        return f"/aws/lambda/{self.name}"
+        return self.custom_log_group or f"/aws/lambda/{self.name}"

@@ -31,6 +31,29 @@ DIRECT_UPLOAD: Final = 52_428_800  # EN-054: a zip in a request; a larger one go
 PACKAGE_ENTRIES: Final = 500_000  # ours: against a small zip that fills a disk with empty files
 FUNCTION_NAME_LENGTH: Final = 64  # EN-079
 HANDLER_LENGTH: Final = 128  # EN-079
+TAGS: Final = 50  # CP-030
+LINK_LIFETIME: Final = 600  # CP-017: seconds that a link to code or a layer is good for
+REQUEST_LIMIT: Final = 70_167_211  # recorded: bytes of a request to the API that is no invoke
+INVOKE_LIMIT: Final = 6 * MIB  # IN-009: bytes of a synchronous event
+EVENT_LIMIT: Final = 1 * MIB  # NF-006, IN-009: bytes of an asynchronous event
+
+# Asynchronous invokes
+EVENT_RETRIES: Final = 2  # IN-101
+EVENT_RETRY_WAITS: Final = (60.0, 120.0)  # IN-101: seconds before the first and the second retry
+EVENT_AGE: Final = 21_600.0  # IN-102: seconds; the default, and the longest
+THROTTLED_FIRST_WAIT: Final = 1.0  # IN-103: seconds until an event that was throttled is tried again; twice as long each time …
+THROTTLED_LONGEST_WAIT: Final = 300.0  # … up to this
+EVENTS_AT_A_TIME: Final = 10  # ours: attempts of one function's events at a time; fewer if less is reserved for it
+RECURSIONS: Final = 16  # IN-142: invokes of one function in one chain of requests
+EVENTS_KEPT: Final = 10_000  # ours: events that failed for good and have no destination; older ones are thrown away
+DEAD_LETTER_TEXT: Final = 1024  # IN-107: bytes of ErrorMessage
+DELIVERY_AGE: Final = 3600.0  # ours: seconds until a record that no destination takes is given up, and kept for people
+
+# Billing
+EVENT_FIRST_CHUNK: Final = 256 * 1024  # BL-011: bytes of an event that are one request …
+EVENT_CHUNK: Final = 64 * 1024  # … and of each further one
+STREAM_FREE: Final = 6 * MIB  # BL-013: bytes of a streamed answer that cost nothing
+PROVISIONED_STEP: Final = 300  # BL-007: seconds to which the time of provisioned concurrency is rounded up
 
 # Environment
 FILE_DESCRIPTORS: Final = 1024  # EN-074
@@ -38,7 +61,13 @@ PROCESSES: Final = 1024  # EN-075: processes and threads of the environment
 TMP_MB: Final = range(512, 10240 + 1)  # EN-051
 DEFAULT_TMP_MB: Final = 512  # EN-051
 EXTENSIONS: Final = 10  # EX-010
-ACCOUNT_CONCURRENCY: Final = 1000  # CP: the account's default; beyond it an invoke is throttled
+ACCOUNT_CONCURRENCY: Final = 1000  # CP-079: the account's default; beyond it an invoke is throttled
+UNRESERVED_MINIMUM: Final = 100  # CP-071: so much of it cannot be reserved
+REQUESTS_PER_CONCURRENCY: Final = 10  # IN-064: a second
+SCALING_BURST: Final = 1000  # IN-065: environments of one function that may be made at once …
+SCALING_RATE: Final = 100  # … and then in a second (1,000 in 10 s)
+TENANT_ENVIRONMENTS: Final = 2500  # IN-068: of one function, at the account's concurrency
+INIT_AHEAD: Final = 130.0  # LC-005: an Init ahead of invokes may take so long, or the function's timeout, if that is longer
 POLL_LOST: Final = 1.0  # DECISIONS "a user-started runtime": gone for so long, its process is taken to have ended
 REPOLL_WAIT: Final = 0.020  # DECISIONS "invoke that finds no idle environment"
 
@@ -70,6 +99,7 @@ DATA_EXTRA: Final = 512 * MIB
 MEMORY_FRESH: Final = 0.020  # a REPORT uses a measurement at most this old
 
 # Logs (ours where no row is named)
+LOG_TAIL: Final = 4096  # IN-023: bytes of the log that LogType Tail gives
 LOG_LINE_LIMIT: Final = 256 * 1024  # a longer line is split; the size of one CloudWatch Logs event
 LOG_FRAME_LIMIT: Final = 8 * MIB  # a length beyond this is no frame's; a long record is split as a long line is
 RESULT_LOG_LIMIT: Final = 4 * MIB  # the newest part of an invocation's log that its result keeps
@@ -85,6 +115,8 @@ class Limits:
     """The time limits of the lifecycle, in seconds. Inject shorter ones in a test."""
 
     init: float = 10.0  # LC-003: extension, runtime and function init together, on demand
+    idle: float = 600.0  # ours, LC-100: an environment that nobody invoked for so long is shut down
+    lifetime: float = 7200.0  # ours, LC-039: and one that is as old as this, when it has nothing to do
     shutdown_external: float = 2.0  # LC-103, LC-077: the window with at least one external extension
     shutdown_internal: float = 0.5  # LC-102: the window with internal extensions only
     runtime_share: float = 0.6  # DECISIONS, EX-086: the runtime's part of the external window

@@ -109,7 +109,7 @@ class AttachedEnvironment(Environment):
     def _make_processes(self) -> Processes:
         return UserStarted(self.clock, self.limits, self.function.memory_mb, self.feed, self._break, self._api.has_unread)
 
-    async def _dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+    async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
         return await LoopbackTree().dial(protocol, port)
 
     async def _listen(self) -> socket.socket:

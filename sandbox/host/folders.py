@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -76,3 +77,13 @@ def remove_tree(folder: Path) -> None:
             shutil.rmtree(folder, onerror=make_writable_and_retry)
     except RecursionError:  # a thousand folders, one in the other: this program goes down without recursion
         subprocess.run(["rm", "-rf", "--", str(folder)], check=True, capture_output=True)
+
+
+async def to_the_end(work: Callable[[], None]) -> None:
+    """Done in a thread, to its end even if nobody waits any more: a folder must not be removed while it is being filled."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from sandbox.clock import Clock
 from sandbox.core.errors import FunctionFailure
-from sandbox.core.limits import STREAM_BURST, STREAM_RATE
+from sandbox.core.limits import LOG_TAIL, STREAM_BURST, STREAM_RATE
 from sandbox.core.parties import milliseconds
 from sandbox.telemetry.journal import Record
 from sandbox.telemetry.levels import LogView
@@ -189,6 +189,11 @@ class InvokeResult:
             return []
         return [line for record in self.account.records for line in self.account.view.lines(record)]
 
+    @property
+    def tail(self) -> bytes:
+        """The end of its log, as LogType Tail has it."""
+        return log_tail(self.account.records, self.account.view) if self.account is not None else b""
+
     def json(self) -> Any:
         """The payload, parsed. Raises ValueError if it is not JSON."""
         return json.loads(self.payload)
@@ -203,6 +208,14 @@ class InvokeResult:
         except (ValueError, AttributeError):
             error_type, message = None, self.payload.decode("utf-8", "replace")
         raise FunctionFailure(str(error_type or self.error_type or ""), str(message or ""))
+
+
+def log_tail(records: Iterable[Record], view: LogView) -> bytes:
+    """IN-023: the last 4 KB of these records' log; neither INIT_START is in it (recorded), nor what only we say."""
+    shown = [record for record in records if not record.type.startswith(("sandbox.", "platform.initStart"))]
+    lines = [line for record in shown for line in view.lines(record)]
+    lines = [f"{line}\t" if line.startswith("REPORT RequestId: ") else line for line in lines]  # recorded
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")[-LOG_TAIL:]
 
 
 class Bucket:
@@ -235,7 +248,8 @@ class ResponseStream:
         self._bucket = Bucket(clock)
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._queued = 0
-        self._left = False
+        self.produced = 0  # bytes that the runtime has sent, whoever read them
+        self._left = self._over = False
         self._error: Exception | None = None
         self._flow: Any = None  # the exchange that the chunks come from, while it can be paused
         self.content_type: str | None = None
@@ -271,6 +285,8 @@ class ResponseStream:
         self._flow = flow
 
     def push(self, chunk: bytes) -> None:
+        if not self._over:
+            self.produced += len(chunk)
         if chunk and not self._left:
             self._queued += len(chunk)
             self._chunks.put_nowait(chunk)
@@ -282,7 +298,7 @@ class ResponseStream:
         self.end()
 
     def end(self) -> None:
-        self._left = True  # what a runtime that was cut off still sends is dropped
+        self._left = self._over = True  # what a runtime that was cut off still sends is dropped
         if self._flow is not None:
             self._flow.resume()
             self._flow = None

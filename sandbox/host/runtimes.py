@@ -130,17 +130,25 @@ class Plan:
 
 
 def plan(
-    function: FunctionConfig, interpreter: Interpreter | None, site: Site, identity: Identity, credentials: Mapping[str, str]
+    function: FunctionConfig,
+    interpreter: Interpreter | None,
+    site: Site,
+    identity: Identity,
+    credentials: Mapping[str, str],
+    variables: Mapping[str, str],
 ) -> Plan:
-    """The plan for an environment whose files are there; without an interpreter, for a custom runtime."""
+    """The plan for an environment whose files are there; without an interpreter, for a custom runtime.
+
+    variables: what every function gets besides, unless it sets them itself.
+    """
     places = site.places
-    extra = _layer_paths(interpreter, places) if interpreter else {}
-    variables = runtime_variables(function, places, identity, credentials, extra)
+    extra = {**variables, **(_layer_paths(interpreter, places) if interpreter else {})}
+    all_of_them = runtime_variables(function, places, identity, credentials, extra)
     extensions = _extensions(site)
     if interpreter is None:
-        return Plan(site, variables, extensions=extensions)
-    variables["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{interpreter.runtime}"  # EN-005: the id that runs, not "python"
-    return Plan(site, variables, interpreter, _arguments(interpreter, places, function), extensions)
+        return Plan(site, all_of_them, extensions=extensions)
+    all_of_them["AWS_EXECUTION_ENV"] = f"AWS_Lambda_{interpreter.runtime}"  # EN-005: the id that runs, not "python"
+    return Plan(site, all_of_them, interpreter, _arguments(interpreter, places, function), extensions)
 
 
 def _extensions(site: Site) -> tuple[str, ...]:

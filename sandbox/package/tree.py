@@ -22,6 +22,10 @@ class PackageError(ConfigError):
     """A package that cannot be used. The text names the package, the entry or the limit, and what would be right."""
 
 
+class PackageTooLarge(PackageError):
+    """EN-054: more bytes than a function may have, unzipped."""
+
+
 class Source(Protocol):
     """Where the bytes of files come from."""
 
@@ -142,7 +146,7 @@ def check_size(sizes: Sequence[tuple[str, int]]) -> None:
     total = sum(size for _, size in sizes)
     if total > PACKAGE_LIMIT:
         told = ", ".join(f"{name} {_mib(size)}" for name, size in sizes)
-        raise PackageError(
+        raise PackageTooLarge(
             f"the code and its layers take {total:,} bytes unzipped, and {PACKAGE_LIMIT:,} (250 MB) are possible: {told}"
         )
 

@@ -76,6 +76,11 @@ class InitClient:
             answer.set_exception(error)
         return answer
 
+    def tell(self, op: int, a: int = 0, b: int = 0) -> None:
+        """Sends one request that is not answered: on the hot path, an answer costs a turn of the event loop."""
+        if self._socket is not None:
+            self._send(_MESSAGE.pack(0, op, a, b), ())
+
     def hang_up(self) -> None:
         """The program is told to go, or has gone: whatever it held is dead, and so is every answer that is waited for."""
         if self._socket is None:
@@ -136,7 +141,8 @@ class InitClient:
         self._loop.remove_writer(self._socket.fileno())
 
     def _readable(self) -> None:
-        while self._socket is not None:
+        """One message: if there are more, the loop comes back."""
+        if self._socket is not None:
             try:
                 data, fds, _, _ = socket.recv_fds(self._socket, 64, 1, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:

@@ -28,7 +28,8 @@ class InitTree(LoopbackTree):
         self._program: subprocess.Popen[bytes] | None = None
         self._client: InitClient | None = None
         self._ended: dict[int, Callable[[Ended], None]] = {}  # by process id, as the program counts
-        self._sweeping: asyncio.Future[Answer] | None = None  # a freeze that the program is still completing
+        self._sweeps = 0
+        self._sweeping: int | None = None  # the number of a freeze that the program is still completing
         self._strays = 0  # processes that the last freeze found outside the groups we know
 
     async def start(self) -> None:
@@ -82,18 +83,19 @@ class InitTree(LoopbackTree):
     def freeze(self) -> None:
         # Nobody waits for it, so all of it is the program's work: a signal to another processor costs 50 µs in a VM.
         self._wake_program()
-        self._sweeping = self._post(SWEEP, signals.SIGSTOP, FREEZE_WAIT_MS)
-        self._sweeping.add_done_callback(self._swept)
+        self._sweeps += 1
+        self._sweeping = self._sweeps
+        self._post(SWEEP, signals.SIGSTOP, FREEZE_WAIT_MS, then=partial(self._swept, self._sweeps))
 
-    def _swept(self, answer: asyncio.Future[Answer]) -> None:
-        if answer is self._sweeping:
+    def _swept(self, number: int, answer: Answer) -> None:
+        if number == self._sweeping:
             self._sweeping = None
-        if not answer.cancelled() and answer.exception() is None:
-            self._strays = answer.result().value
+        self._strays = answer.value
 
     def thaw(self) -> None:
         if self._strays or self._sweeping is not None:
-            self._post(SWEEP, signals.SIGCONT)
+            assert self._client is not None
+            self._client.tell(SWEEP, signals.SIGCONT)
             self._sweeping = None
         else:
             for pid in self._running():

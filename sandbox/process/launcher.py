@@ -56,8 +56,8 @@ class Tree(Protocol):
     async def start(self) -> None:
         """Makes the tree ready. Raises OSError, SandboxError."""
 
-    async def listen(self) -> socket.socket:
-        """A listening socket at the loopback that the processes see. Raises OSError."""
+    async def listen(self, port: int = 0) -> socket.socket:
+        """A listening socket at the loopback that the processes see; port 0: where the Runtime API is. Raises OSError."""
 
     async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
         """Connects to a port of that loopback. Raises OSError."""
@@ -97,8 +97,8 @@ class Tree(Protocol):
 class LoopbackTree:
     """For trees whose processes share this host's network."""
 
-    async def listen(self) -> socket.socket:
-        return socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+    async def listen(self, port: int = 0) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port), backlog=BACKLOG)
 
     async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
         return await asyncio.get_running_loop().create_connection(protocol, "127.0.0.1", port)

@@ -132,8 +132,8 @@ class NamespaceTree(InitTree):
             raise OSError(answer.error, os.strerror(answer.error))
         return answer.fd
 
-    async def listen(self) -> socket.socket:
-        return await self._socket(BACKLOG, API_PORT if self._room.network.own else 0)
+    async def listen(self, port: int = 0) -> socket.socket:
+        return await self._socket(BACKLOG, port or (API_PORT if self._room.network.own else 0))
 
     async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
         made = await self._socket(0, 0)

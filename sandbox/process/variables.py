@@ -51,7 +51,7 @@ class Identity(NamedTuple):
 def runtime_variables(
     function: FunctionConfig, places: Places, identity: Identity, credentials: Mapping[str, str], extra: Mapping[str, str]
 ) -> dict[str, str]:
-    """The variables of the runtime process. `extra` is what a managed runtime adds (EN-016)."""
+    """The variables of the runtime process. `extra` is what a managed runtime adds (EN-016), or the service around it."""
     language = [f"{places.language}/bin"] if places.language else []
     libraries = [f"{places.language}/lib"] if places.language else []
     variables = {

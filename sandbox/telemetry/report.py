@@ -25,7 +25,8 @@ def lines_of(record: Record) -> list[str]:
             return [f"INIT_START Runtime Version: {version}\tRuntime Version ARN: {arn}"]
         case "platform.initReport" if body["status"] != "success":
             again = "sandbox: Init is done again inside the invoke, within the function's timeout (suppressed init)"
-            return [_init_report(body), *([again] if body["phase"] == "init" else [])]
+            by_invoke = body["phase"] == "init" and body.get("initializationType", "on-demand") == "on-demand"
+            return [_init_report(body), *([again] if by_invoke else [])]
         case "platform.extension":
             parts = ["EXTENSION", f"Name: {body['name']}", f"State: {body['state']}", _listed("Events", body["events"])]
             return ["\t".join(parts + ([f"Error Type: {body['errorType']}"] if "errorType" in body else []))]

@@ -15,10 +15,10 @@ LOCAL_NAMES: Final = frozenset({"localhost", "sandbox", "sandbox.localdomain", "
 _checked_hosts: dict[bytes, bool] = {}
 
 
-def refusal(headers: Mapping[bytes, bytes]) -> str | None:
-    """Why a request is refused, or None. Header names in lower case."""
+def refusal(headers: Mapping[bytes, bytes], allowed: frozenset[str] = frozenset()) -> str | None:
+    """Why a request is refused, or None. Header names in lower case. allowed: further names of this machine, without a port."""
     host = headers.get(b"host")
-    if host is not None and not _is_local(host):
+    if host is not None and not _is_local(host) and _without_port(host.decode("latin-1")) not in allowed:
         return f"Host {host.decode('latin-1')!r} is not local: this listener serves this machine only"
     origin = headers.get(b"origin")
     if origin is not None and (host is None or origin.lower() != b"http://" + host.lower()):
@@ -40,14 +40,17 @@ def _is_local(host: bytes) -> bool:
 
 def is_local_name(host: str) -> bool:
     """Whether a Host header (name or address, with or without a port) names this machine."""
-    name = host.lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
+    name = _without_port(host)
     if name in LOCAL_NAMES or name.endswith(".localhost"):
         return True
     try:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _without_port(host: str) -> str:
+    name = host.lower()
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0] if name.count(":") == 1 else name

@@ -67,13 +67,15 @@ class Handler(Protocol):
 class Exchange:
     """One request and its reply. `number` names it to the machine.
 
-    headers and trailers have lower-case names, and only the names that somebody reads. The body is kept in chunks up to
+    headers and trailers have lower-case names, and only the names that somebody reads. query: what follows the target's
+    question mark. The body is kept in chunks up to
     `limit` bytes, or goes to `sink` as it comes.
     """
 
     # Class-level defaults: an exchange sets what differs, and the hot path makes two exchanges for each invoke.
     method = b""
     target = b""
+    query = b""
     trailers: Mapping[bytes, bytes] = MappingProxyType({})
     chunks: list[bytes] | tuple[()] = ()
     size = 0
@@ -138,7 +140,12 @@ class Exchange:
 
 
 class Http1Protocol(asyncio.Protocol):
-    """One connection. Replies go out in the order of requests; a pipelined request waits its turn unread."""
+    """One connection. Replies go out in the order of requests; a pipelined request waits its turn unread.
+
+    wanted: the header fields that are kept, names in lower case.
+    """
+
+    wanted = _WANTED
 
     def __init__(self, handler: Handler, connections: set[Http1Protocol]) -> None:
         self._handler = handler
@@ -223,6 +230,18 @@ class Http1Protocol(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def between_messages(self) -> bool:
+        """Nothing is being read, answered or waiting: what comes next begins a request."""
+        return self._incoming is None and self._active is None and not self._queue and not self._deaf
+
+    def end(self) -> None:
+        """Ends the connection when what was written has gone out; nobody is told."""
+        self._active = self._incoming = self._last = None
+        self._queue.clear()
+        if self._transport is not None:
+            self._transport.close()
+
     # ── reading ──
 
     def data_received(self, data: bytes) -> None:
@@ -283,7 +302,7 @@ class Http1Protocol(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
-        if name in _WANTED and not self._resuming:
+        if name in self.wanted and not self._resuming:
             value = value.rstrip(b" \t")
             incoming = self._incoming
             assert incoming is not None
@@ -306,7 +325,7 @@ class Http1Protocol(asyncio.Protocol):
         if not target.startswith(b"/"):
             incoming.target = _origin_form(target)
         elif b"?" in target:
-            incoming.target = target.partition(b"?")[0]
+            incoming.target, _, incoming.query = target.partition(b"?")
         if b"expect" in incoming.headers:
             incoming.expects = incoming.headers[b"expect"].lower() == b"100-continue"
         self._headers_done = True
@@ -364,8 +383,18 @@ class Http1Protocol(asyncio.Protocol):
         self._last = exchange
         exchange.chunks = ()  # whoever wanted the body has it
         keep = exchange.keep_alive and exchange.complete
+        self._write(transport, exchange, status, headers, body, keep)
+        if not keep:
+            self._hang_up(transport)
+        elif self._queue or not self._reading or self._incoming is not None:
+            asyncio.get_running_loop().call_soon(self._next_in_line)
+
+    def _write(
+        self, transport: asyncio.Transport, exchange: Exchange, status: int, headers: bytes, body: bytes, keep: bool
+    ) -> None:
         connection = b"" if keep else b"Connection: close\r\n"
-        head = b"%bContent-Length: %d\r\n%b%b\r\n" % (_STATUS_LINES[status], len(body), headers, connection)
+        length = b"Content-Length: %d\r\n" % len(body) if status != HTTPStatus.NO_CONTENT else b""
+        head = b"%b%b%b%b\r\n" % (_STATUS_LINES[status], length, headers, connection)
         if exchange.method == b"HEAD":
             transport.write(head)
         elif len(body) < _WRITE_AT_ONCE:
@@ -373,10 +402,6 @@ class Http1Protocol(asyncio.Protocol):
         else:
             transport.write(head)
             transport.write(body)
-        if not keep:
-            self._hang_up(transport)
-        elif self._queue or not self._reading or self._incoming is not None:
-            asyncio.get_running_loop().call_soon(self._next_in_line)
 
     def _hang_up(self, transport: asyncio.Transport) -> None:
         """Our side is finished. While theirs still writes, closing would reset the connection under the reply."""

@@ -25,7 +25,7 @@ from sandbox.core.events import (
 )
 from sandbox.core.limits import ERROR_CAUSE_LIMIT, PAYLOAD_LIMIT, STREAM_LIMIT
 from sandbox.wire import browsers
-from sandbox.wire.http1 import JSON, Exchange, Http1Protocol, error_body
+from sandbox.wire.http1 import JSON, Exchange, Handler, Http1Protocol, error_body
 
 _BASE: Final = b"/2018-06-01/runtime/"
 _NEXT: Final = _BASE + b"invocation/next"
@@ -34,6 +34,9 @@ _INVOCATION: Final = _BASE + b"invocation/"
 _OK: Final = b'{"status":"OK"}\n'  # RT-007; the line feed: real-clients 1.4
 _ERROR_TYPE: Final = b"lambda-runtime-function-error-type"
 _CAUSE_TYPE: Final = "application/vnd.aws.lambda.error.cause+json"
+
+
+Tap = Callable[[Handler, set[Http1Protocol]], Http1Protocol]
 
 
 class InvocationEvent(NamedTuple):
@@ -89,7 +92,8 @@ class LastCall:
 class RuntimeApi:
     """The listener's handler for one environment. `feed` takes events; `before_poll` runs before a poll is told.
 
-    routes: who answers targets that begin so, besides the Runtime API's own. on_refusal: told of every refusal.
+    routes: who answers targets that begin so, besides the Runtime API's own. on_refusal: told of every refusal. tap: makes the
+    protocol of a connection; whoever wants to see or to spoil the traffic makes another (`wire/tap.py`).
     """
 
     def __init__(self, feed: Callable[[Event], None], before_poll: Callable[[], None], *, local_only: bool = True) -> None:
@@ -97,6 +101,7 @@ class RuntimeApi:
         self._before_poll = before_poll
         self._local_only = local_only
         self.routes: dict[bytes, Callable[[Exchange], None]] = {}
+        self.tap: Tap = Http1Protocol
         self.on_refusal: Callable[[Exchange, int, str, str], None] | None = None
         self._open: dict[int, Exchange] = {}
         self._connections: set[Http1Protocol] = set()
@@ -106,7 +111,7 @@ class RuntimeApi:
 
     def protocol(self) -> Http1Protocol:
         """A protocol for a new connection."""
-        return Http1Protocol(self, self._connections)
+        return self.tap(self, self._connections)
 
     def close(self) -> None:
         """Ends every connection."""

@@ -283,7 +283,11 @@ ENDS: dict[str, tuple[str, tuple[str, str]]] = {
     "floods stdout": ("while True: os.write(1, b'x' * 4000 + b'\\n')", ("Sandbox.Timedout", TIMED_OUT)),
     "floods without a line feed": ("while True: os.write(2, b'x' * 4000)", ("Sandbox.Timedout", TIMED_OUT)),
     "spins in many threads": (
-        "[threading.Thread(target=lambda: [0 for _ in iter(int, 1)], daemon=True).start() for _ in range(8)]\nwhile True: pass",
+        """
+for _ in range(8):
+    threading.Thread(target=lambda: all(True for _ in iter(int, 1)), daemon=True).start()
+while True: pass
+""",
         ("Sandbox.Timedout", TIMED_OUT),
     ),
     "forks, leaves its session, and waits": (

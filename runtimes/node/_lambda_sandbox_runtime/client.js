@@ -13,6 +13,8 @@ class Client {
     this.port = Number(address.slice(colon + 1));
     this.socket = null;
     this.waiting = null; // {resolve, reject} of the reply that is awaited
+    this.repeat = null; // writes the request under way once more; null if that cannot be done, or was done
+    this.used = false; // whether this connection has brought a reply
     this.parts = [];
     this.size = 0;
     this.head = null;
@@ -44,16 +46,20 @@ class Client {
       this._await(resolve, reject);
       const data = body === null ? null : Buffer.from(body);
       const head = this._head(method, path, data === null ? fields : { ...fields, 'Content-Length': data.length });
-      if (data === null || data.length === 0) {
-        this.socket.write(head);
-      } else if (data.length < 65536) {
-        this.socket.write(Buffer.concat([head, data]));
-      } else {
-        this.socket.cork();
-        this.socket.write(head);
-        this.socket.write(data);
-        this.socket.uncork();
-      }
+      const write = () => {
+        if (data === null || data.length === 0) {
+          this.socket.write(head);
+        } else if (data.length < 65536) {
+          this.socket.write(Buffer.concat([head, data]));
+        } else {
+          this.socket.cork();
+          this.socket.write(head);
+          this.socket.write(data);
+          this.socket.uncork();
+        }
+      };
+      this.repeat = write;
+      write();
     });
   }
 
@@ -62,6 +68,7 @@ class Client {
     const told = {};
     told.reply = new Promise((resolve, reject) => this._await(resolve, reject));
     told.reply.catch(() => {}); // whoever awaits it hears of it
+    this.repeat = null;
     const socket = this.socket;
     socket.write(this._head('POST', `/invocation/${encodeURIComponent(id)}/response`, fields));
     told.write = (data, done) => {
@@ -106,25 +113,34 @@ class Client {
     const socket = net.connect({ host: this.host, port: this.port, noDelay: true });
     socket.on('data', (data) => this._data(data));
     const gone = (error) => {
-      this.socket = null;
-      const { waiting } = this;
-      this.waiting = null;
       socket.destroy();
+      if (this.socket !== socket) return;
+      this.socket = null;
+      const { repeat, waiting } = this;
+      this.repeat = null;
+      if (waiting && repeat && this.used) { // it was closed while nobody used it; an answer that came is not taken twice
+        this._connect();
+        repeat();
+        return;
+      }
+      this.waiting = null;
       if (waiting) waiting.reject(error || new Error('the Runtime API closed the connection'));
     };
     socket.on('error', gone);
-    socket.on('close', () => { if (this.socket === socket) gone(); });
+    socket.on('close', () => gone());
     this.socket = socket;
+    this.used = false;
     this.parts = [];
     this.size = 0;
     this.head = null;
   }
 
   _data(data) {
+    this.repeat = null;
     this.parts.push(data);
     this.size += data.length;
-    if (this.head === null) {
-      const all = this.parts.length === 1 ? data : Buffer.concat(this.parts);
+    while (this.head === null) {
+      const all = this.parts.length === 1 ? this.parts[0] : Buffer.concat(this.parts);
       const end = all.indexOf('\r\n\r\n');
       this.parts = [all];
       if (end < 0) return;
@@ -134,19 +150,64 @@ class Client {
         const colon = line.indexOf(':');
         headers[line.slice(0, colon).toLowerCase()] = line.slice(colon + 1).trim();
       }
-      this.head = { status: Number(first.split(' ', 2)[1]), headers, length: Number(headers['content-length'] || 0) };
+      const status = Number(first.split(' ', 2)[1]);
       this.parts = [all.subarray(end + 4)];
       this.size = all.length - end - 4;
+      if (status < 200) continue; // the reply proper is still to come
+      const chunks = headers['transfer-encoding'] === undefined ? null : [];
+      this.head = { status, headers, length: Number(headers['content-length'] || 0), chunks, ended: false };
     }
-    if (this.size < this.head.length) return;
-    const { status, headers, length } = this.head;
-    const all = this.parts.length === 1 ? this.parts[0] : Buffer.concat(this.parts);
+    const body = this.head.chunks === null ? this._body() : this._chunks();
+    if (body === null) return;
+    const { status, headers } = this.head;
     this.head = null;
-    this.parts = this.size > length ? [all.subarray(length)] : [];
-    this.size -= length;
+    this.used = true;
+    if (headers.connection !== undefined && headers.connection.toLowerCase() === 'close') {
+      this.socket.destroy();
+      this.socket = null;
+    }
     const { waiting } = this;
     this.waiting = null;
-    if (waiting) waiting.resolve({ status, headers, body: all.subarray(0, length) });
+    if (waiting) waiting.resolve({ status, headers, body });
+  }
+
+  // The body when all of it has come; null before that.
+  _body() {
+    const { length } = this.head;
+    if (this.size < length) return null;
+    const all = this.parts.length === 1 ? this.parts[0] : Buffer.concat(this.parts);
+    this.parts = this.size > length ? [all.subarray(length)] : [];
+    this.size -= length;
+    return all.subarray(0, length);
+  }
+
+  // The same of a body in chunks: AWS's emulator sends larger events so.
+  _chunks() {
+    const all = Buffer.concat(this.parts);
+    const { chunks } = this.head;
+    let at = 0;
+    let body = null;
+    while (body === null) {
+      const end = all.indexOf('\r\n', at);
+      if (end < 0) break;
+      if (this.head.ended) { // trailers, until an empty line
+        if (end === at) body = Buffer.concat(chunks);
+        at = end + 2;
+        continue;
+      }
+      const size = Number.parseInt(all.toString('latin1', at, end), 16); // extensions may follow it
+      if (!(size >= 0)) {
+        this.socket.destroy(new Error('a chunk of the reply has no length'));
+        return null;
+      }
+      if (size > 0 && all.length < end + size + 4) break;
+      if (size > 0) chunks.push(all.subarray(end + 2, end + 2 + size));
+      else this.head.ended = true;
+      at = size > 0 ? end + size + 4 : end + 2;
+    }
+    this.parts = [all.subarray(at)];
+    this.size = all.length - at;
+    return body;
   }
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 
 _BASE = "/2018-06-01/runtime"
 
@@ -14,10 +15,7 @@ class Refused(Exception):
 class RuntimeClient:
     def __init__(self, address: str) -> None:
         self._address = address
-        host, _, port = address.rpartition(":")
-        self._socket = socket.create_connection((host, int(port)))
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._buffer = b""
+        self._connect()
 
     def next(self) -> tuple[dict[str, str], bytes]:
         """Waits for an event: its header fields (names in lower case) and its bytes."""
@@ -53,6 +51,26 @@ class RuntimeClient:
         if method == "POST":
             head += f"Content-Length: {len(body)}\r\n"
         message = f"{head}\r\n".encode("latin-1", "replace")
+        if self._closed:
+            self._connect()
+        try:
+            return self._send(message, body)
+        except (Refused, OSError):
+            if self._answering or not self._used:
+                raise
+        # It was closed while nobody used it. An answer that did arrive is refused when it is sent again, not taken twice.
+        self._connect()
+        return self._send(message, body)
+
+    def _connect(self) -> None:
+        host, _, port = self._address.rpartition(":")
+        self._socket = socket.create_connection((host, int(port)))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._buffer = b""
+        self._used = self._closed = False
+
+    def _send(self, message: bytes, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        self._answering = False
         if len(body) < 65536:
             self._socket.sendall(message + body)
         else:
@@ -61,28 +79,58 @@ class RuntimeClient:
         return self._reply()
 
     def _reply(self) -> tuple[int, dict[str, str], bytes]:
+        status, headers = self._head()
+        while status < 200:  # 1xx: the reply proper is still to come
+            status, headers = self._head()
+        if "transfer-encoding" in headers:
+            body = b"".join(self._chunks())
+        else:
+            body = self._take(int(headers.get("content-length", "0")))
+        self._used = True
+        if headers.get("connection", "").lower() == "close":
+            self._socket.close()
+            self._closed = True
+        return status, headers, body
+
+    def _head(self) -> tuple[int, dict[str, str]]:
         while (end := self._buffer.find(b"\r\n\r\n")) < 0:
             self._buffer += self._receive(65536)
         first, *lines = self._buffer[:end].decode("latin-1").split("\r\n")
+        self._buffer = self._buffer[end + 4 :]
         headers = {}
         for line in lines:
             name, _, value = line.partition(":")
             headers[name.lower()] = value.strip()
-        length = int(headers.get("content-length", "0"))
-        body = self._buffer[end + 4 : end + 4 + length]
-        self._buffer = self._buffer[end + 4 + length :]
-        if len(body) < length:
-            parts = [body]
-            missing = length - len(body)
-            while missing:
-                part = self._receive(min(missing, 1 << 20))
-                parts.append(part)
-                missing -= len(part)
-            body = b"".join(parts)
-        return int(first.split(" ", 2)[1]), headers, body
+        return int(first.split(" ", 2)[1]), headers
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := int(self._line().partition(b";")[0], 16):
+            yield self._take(size)
+            self._line()
+        while self._line():  # trailers
+            pass
+
+    def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\r\n")) < 0:
+            self._buffer += self._receive(65536)
+        line, self._buffer = self._buffer[:end], self._buffer[end + 2 :]
+        return line
+
+    def _take(self, length: int) -> bytes:
+        body, self._buffer = self._buffer[:length], self._buffer[length:]
+        missing = length - len(body)
+        if not missing:
+            return body
+        parts = [body]
+        while missing:
+            part = self._receive(min(missing, 1 << 20))
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
 
     def _receive(self, size: int) -> bytes:
         data = self._socket.recv(size)
         if not data:
             raise Refused("the Runtime API closed the connection")
+        self._answering = True
         return data

@@ -55,14 +55,15 @@ class Explainer:
                 self._processes.memory.now,
                 plan.managed,
                 plan.wrapper,
-                plan.source(plan.wrapper, function.code),
+                plan.source(plan.wrapper, function.code_name or function.code),
                 [name for name in self._extensions.callers() if name not in plan.extensions],
                 isolated=plan.site.room is not None,
             )
         )
 
     def _party(self, name: str, machine: Machine) -> Party:
-        plan, code, lines = self._plan, self._function.code, self._ledger.last_lines(name)
+        plan, lines = self._plan, self._ledger.last_lines(name)
+        code = self._function.code_name or self._function.code
         if name == RUNTIME:
             program, command = self._processes.program, self._processes.command
             shown = str(plan.source(command, code) or "")

@@ -19,7 +19,7 @@ _random = random.Random(os.urandom(32)).getrandbits  # nobody else's seed makes 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch  # RT-033, IN-010
 _TENANT = re.compile(r"[a-zA-Z0-9._:/=+\-@ ]{1,256}").fullmatch  # IN-007
 _TENANT_WORDS = "1 to 256 of a-z, A-Z, 0-9, '._:/=+-@' and blank"
-_SENDABLE = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*").fullmatch
+is_sendable = re.compile(r"[^\r\n\0\u0100-\U0010ffff]*").fullmatch
 
 
 class Job:
@@ -36,11 +36,13 @@ class Job:
         "event",
         "invocation_id",
         "is_reported",
+        "on_answer",
         "payload",
         "request_id",
         "result",
         "started",
         "stream",
+        "tail",
         "tenant_id",
         "trace_id",
     )
@@ -58,6 +60,7 @@ class Job:
         trace_id: str | None = None,
         tenant_id: str | None = None,
         stream: ResponseStream | None = None,
+        tail: bool = False,
     ) -> None:
         digits = f"{_random(352):088x}"
         loop = asyncio.get_running_loop()
@@ -71,17 +74,16 @@ class Job:
             self.client_context = _compact("client context", client_context, CLIENT_CONTEXT_LIMIT)
         self.cognito_identity = _cognito(cognito_identity) if cognito_identity is not None else None
         # Always there: one real runtime exits without it (DECISIONS "trace id").
-        self.trace_id = (
-            _plain("trace id", trace_id)
-            if trace_id
-            else f"Root=1-{int(wall):08x}-{digits[64:88]};Parent={digits[:16]};Sampled=0"
-        )
+        self.trace_id = _plain("trace id", trace_id) if trace_id else _trace_id(digits, wall)
         self.tenant_id = _checked("tenant id", tenant_id, _TENANT, _TENANT_WORDS) if tenant_id is not None else None
         self.stream = stream
+        # The end of its log, once the runtime has polled again or has failed (DECISIONS "LogResult").
+        self.tail: asyncio.Future[bytes] | None = loop.create_future() if tail else None
         self.event: InvocationEvent | None = None
         self.deliveries = 0  # how often a poll was answered with it
         self.started = False  # its START has been told
         self.answered: asyncio.Future[None] = loop.create_future()
+        self.on_answer: Callable[[], None] | None = None  # called as soon as `answered` is done; it must not raise
         self.is_reported = False
         self._reported: asyncio.Future[None] | None = None  # made when somebody wants it
         self.result = InvokeResult(self.request_id, self.invocation_id)
@@ -101,12 +103,21 @@ class Job:
         if self._reported is not None and not self._reported.done():
             self._reported.set_result(None)
 
+    def tell_answer(self) -> None:
+        """Calls `on_answer`, once; it is forgotten then, for it holds the job, and so its payload."""
+        on_answer, self.on_answer = self.on_answer, None
+        if on_answer is not None:
+            on_answer()
+
     def fail(self, error: Exception) -> None:
         """No environment could be had for it: its caller gets the exception."""
         if self.stream is not None:
             self.stream.fail(error)
         elif not self.answered.done():
             self.answered.set_exception(error)
+            self.tell_answer()
+        if self.tail is not None and not self.tail.done():
+            self.tail.set_result(b"")
 
     def deliver_as(self, deadline_ms: int) -> InvocationEvent:
         """The event as a poll gets it. Given again, it is the same one, deadline included (RT-034)."""
@@ -123,6 +134,19 @@ class Job:
                 self.tenant_id,
             )
         return self.event
+
+
+def _trace_id(digits: str, wall: float) -> str:
+    return f"Root=1-{int(wall):08x}-{digits[64:88]};Parent={digits[:16]};Sampled=0"
+
+
+def new_request_id() -> str:
+    return _uuid(f"{_random(128):032x}")
+
+
+def new_trace_id(wall: float) -> str:
+    """One that nobody samples, for an invoke without one. wall: seconds since the epoch."""
+    return _trace_id(f"{_random(352):088x}", wall)
 
 
 def event_bytes(payload: bytes) -> bytes:
@@ -183,7 +207,7 @@ def _checked(what: str, value: str, matches: Callable[[str], object], words: str
 
 def _plain(what: str, value: str) -> str:
     """A value that may travel in a header: DECISIONS "what is forwarded in headers"."""
-    if not _SENDABLE(value):
+    if not is_sendable(value):
         raise ConfigError(f"the {what} holds characters that a header cannot carry (CR, LF, NUL, or beyond Latin-1)")
     return value
 
@@ -201,7 +225,8 @@ def _compact(what: str, value: Any, limit: int) -> str:
         text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     except (ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"the {what} cannot be written as JSON: {error}") from None
-    if len(text) * 4 / 3 > limit:
+    said = text if text.isascii() and "\\u" not in text else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    if len(said.encode("utf-8", "replace")) * 4 / 3 > limit:
         raise ConfigError(f"the {what} is too long: at most {limit} bytes in base64 are possible (IN-006)")
     return text
 

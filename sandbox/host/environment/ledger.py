@@ -17,7 +17,7 @@ from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import LAST_OUTPUT_LINES, LAST_REFUSALS, MIB, REFUSALS_TOLD, RESULT_LOG_LIMIT
 from sandbox.core.parties import milliseconds
 from sandbox.host.environment.job import Job
-from sandbox.host.result import Account
+from sandbox.host.result import Account, log_tail
 from sandbox.host.runtimes import Plan
 from sandbox.process.output import Line, Mark
 from sandbox.telemetry.delivery import Dropped, Standing
@@ -172,11 +172,7 @@ class Ledger:
             self._invoke_at = effect.at
             self._wall_offset = self._clock.wall() - self._clock.now()  # fresh for each invoke: the wall clock may be set
         elif type_ == "platform.report":
-            record["metrics"]["memorySizeMB"] = self._function.memory_mb
-            if (peak := self._measured_peak()) is not None:
-                record["metrics"]["maxMemoryUsedMB"] = -(-peak // MIB)  # BL-016: rounded up
-            if self._note is not None:
-                record["runtimeNote"] = self._note
+            self._complete_report(record)
         elif type_ == "platform.initStart":
             self._wall_offset = self._clock.wall() - self._clock.now()
             self._begin_init(effect.at, record)
@@ -187,6 +183,13 @@ class Ledger:
             self._current = None
             if job is not None:
                 self._close(job, effect, record)
+
+    def _complete_report(self, record: dict[str, Any]) -> None:
+        record["metrics"]["memorySizeMB"] = self._function.memory_mb
+        if (peak := self._measured_peak()) is not None:
+            record["metrics"]["maxMemoryUsedMB"] = -(-peak // MIB)  # BL-016: rounded up
+        if self._note is not None:
+            record["runtimeNote"] = self._note
 
     def _begin_init(self, at: float, record: dict[str, Any]) -> None:
         self._init_at, self._runtime_at = at, None
@@ -219,6 +222,15 @@ class Ledger:
         return entry
 
     # ── what an invoke comes back with ──
+
+    def tail(self, report: dict[str, Any] | None) -> bytes:
+        """The end of the log of the invoke under way; report: a provisional platform.report, to end it with."""
+        records = list(self._records)
+        if report is not None:
+            self._complete_report(report)
+            now, wall = self._clock.now(), self._clock.wall()
+            records.append(Record(0, now, wall, self._name, "platform.report", report, self._current))
+        return log_tail(records, self._view)
 
     def _init_phases(self, now: float) -> None:
         self._phases.append(("init", self._init_at, milliseconds(now - self._init_at)))

@@ -8,8 +8,9 @@ import os
 import resource
 import signal as signals
 import socket
+from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sandbox.clock import Clock
 from sandbox.core import errors
@@ -31,7 +32,17 @@ _SETTLE_ROUNDS: Final = 4  # turns of the event loop in which what a dying proce
 _SETTLE_MOST: Final = 400  # … and as many more as there is something to read: 6 MiB come in some 25 to 100 pieces
 _PID_1_GONE: Final = "its first process was killed from outside: by hand, or because this machine was out of memory"
 _KILL_TRIES: Final = 20  # a millisecond apart
+_EXITS_KEPT: Final = 64  # for those who ask how a process ended
 _LOG_FD = "_LAMBDA_TELEMETRY_LOG_FD"
+
+
+class Exit(NamedTuple):
+    """The end of one process. who: "runtime" or an extension's name. code: None if a signal ended it."""
+
+    who: str
+    generation: int
+    code: int | None
+    signal: int | None
 
 
 class _Process:
@@ -73,6 +84,7 @@ class Processes:
         self._kills = 0  # of the kernel in that group, so far
         self._told = -1  # a descriptor that can be read when that group's memory was full
         self._processes: dict[str, _Process] = {}
+        self.exits: deque[Exit] = deque(maxlen=_EXITS_KEPT)
         self._tasks: set[asyncio.Task[None]] = set()
         self.generation = 0  # the machine's: whose death Gone tells of
         self._devnull = -1
@@ -100,13 +112,16 @@ class Processes:
         self._tree = self._isolation.tree(self._room, self._group.joins() if self._group is not None else ())
         await self._tree.start()
 
-    async def listen(self) -> socket.socket:
-        """The socket of the environment's Runtime API. Raises OSError."""
-        return await self._tree.listen()
+    async def listen(self, port: int = 0) -> socket.socket:
+        """A listening socket at the loopback that the processes see: of the Runtime API, or at a port. Raises OSError."""
+        return await self._tree.listen(port)
 
     async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
         """Connects to a port of the environment's loopback. Raises OSError."""
         return await self._tree.dial(protocol, port)
+
+    def pids(self) -> list[int]:
+        return self._tree.pids()
 
     def measured_peak(self) -> int | None:
         """The environment's peak in bytes; None where it cannot be known."""
@@ -271,6 +286,7 @@ class Processes:
             process.ended.set_result(None)
             if ended.signal == signals.SIGKILL:
                 self._look_at_group()
+            self.exits.append(Exit(who, process.generation, ended.code, ended.signal))
             self._feed(Exited(who, process.generation, ended.code, ended.signal))
 
     def _look_at_group(self) -> bool:

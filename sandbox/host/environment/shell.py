@@ -18,23 +18,24 @@ from typing import Any, Final
 
 from sandbox.clock import Clock, Handle
 from sandbox.core import effects as fx
-from sandbox.core import errors
 from sandbox.core.errors import InvariantError
-from sandbox.core.events import Answer, AnswerEnds, ClientGone, Event, Invoke, MemoryExceeded, Shutdown, Start
+from sandbox.core.events import RUNTIME, Answer, AnswerEnds, ClientGone, Event, Gone, Invoke, MemoryExceeded, Shutdown, Start
 from sandbox.core.function import FunctionConfig
 from sandbox.core.limits import STREAM_LIMIT, Limits
 from sandbox.core.machine import Machine
+from sandbox.core.parties import milliseconds
 from sandbox.core.states import Phase
 from sandbox.core.subscription import Subscription
 from sandbox.host.environment import answers
-from sandbox.host.environment.diagnosis import init_hint
+from sandbox.host.environment.callers import Callers
 from sandbox.host.environment.explainer import Explainer
 from sandbox.host.environment.job import Job
 from sandbox.host.environment.ledger import Ledger
-from sandbox.host.environment.processes import Processes
+from sandbox.host.environment.processes import Exit, Processes
 from sandbox.host.environment.timers import Timers
-from sandbox.host.folders import make_folder, remove_tree
+from sandbox.host.folders import make_folder, remove_tree, to_the_end
 from sandbox.host.interpreters import Interpreter
+from sandbox.host.relay import NOTHING, Around, Relay
 from sandbox.host.runtimes import Plan, plan
 from sandbox.host.site import Site, site
 from sandbox.package.package import Package
@@ -46,6 +47,7 @@ from sandbox.telemetry.journal import Journal, Record
 from sandbox.wire.extensions_api import Call, ExtensionsApi
 from sandbox.wire.http1 import Exchange
 from sandbox.wire.runtime_api import InvocationEvent, RuntimeApi, error_payload
+from sandbox.wire.tap import Tap
 
 _SETTLE_TURNS: Final = 220  # of the event loop, in which a connection to a subscriber on the loopback is made, or refused …
 _QUICK_TURNS: Final = 20  # … so many of them at once, the others half a millisecond apart
@@ -55,7 +57,8 @@ class Environment:
     """One execution environment of one function version. `open`, then `submit` invokes, then `shutdown`.
 
     interpreter: of the managed runtime; None for a custom one. on_idle: called when it can take another invoke. take_work:
-    asked for a waiting job just before it would be frozen. on_broken: called when a mistake of ours has ended it.
+    asked for a waiting job just before it would be frozen. on_broken: called when a mistake of ours has ended it. around: what
+    its processes find of this host. tap: sees its exchanges, and may spoil them.
     """
 
     def __init__(
@@ -69,6 +72,9 @@ class Environment:
         isolation: Isolation = PROCESS,
         limits: Limits | None = None,
         credentials: Mapping[str, str] | None = None,
+        initialization_type: str = "on-demand",
+        around: Around = NOTHING,
+        tap: Tap | None = None,
         on_idle: Callable[[Environment], None] | None = None,
         take_work: Callable[[Environment], Job | None] | None = None,
         on_broken: Callable[[Environment], None] | None = None,
@@ -79,26 +85,32 @@ class Environment:
         self.isolation = isolation
         self.clock = clock
         self.limits = limits or Limits()
-        self.machine = Machine(limits=self.limits)
+        self.machine = Machine(limits=self.limits, initialization_type=initialization_type)
+        self.init_status: str | None = None  # of its last Init: success, error, timeout; None before its end
+        self.opened_at = self.idle_since = clock.now()  # the second is the scheduler's
         self.name = f"{_date(clock)}/[{function.version}]{uuid.uuid4().hex}"  # EN-009
         self.address = ""  # host:port of its Runtime API, once it is open
         self._journal = journal
         self._credentials = dict(credentials if credentials is not None else DUMMY_CREDENTIALS)
+        self._around = around
+        self._relays: list[Relay] = []
         self._on_idle = on_idle
         self._take_work = take_work
         self._on_broken = on_broken
         self._api = self._make_api()
+        if tap is not None:
+            self._api.tap = tap.on(self.name)
         self._extensions = ExtensionsApi(self._api, self.feed, lambda: self._processes.drain(), function)
         self._telemetry = Telemetry(
-            clock, self.limits, self._dial, json=function.log_format == "JSON", note_dropped=self._note_dropped
+            clock, self.limits, self.dial, json=function.log_format == "JSON", note_dropped=self._note_dropped
         )
         self._inbox: deque[Event] = deque()
         self._handle, self._now = self.machine.handle, clock.now
         self._busy = False
         self._drained = False  # a poll has just been heard, and before it all that was printed
         self._timers = Timers(clock, self.feed)
-        self._jobs: dict[str, Job] = {}
-        self._init_error: bytes | None = None
+        self._callers = Callers(function, lambda: self._ledger)
+        self._jobs = self._callers.jobs
         self._folder: Path | None = None
         self._lock = -1  # a descriptor that says, as long as it is open, that the folder is in use
         self._server: asyncio.AbstractServer | None = None
@@ -117,7 +129,7 @@ class Environment:
             fx.Emit: self._emit,
             fx.Begun: self._begun,
             fx.Answered: self._answered,
-            fx.Failed: self._failed,
+            fx.Failed: self._callers.failed,
             fx.Closed: lambda _: self._closed.set(),
         }
 
@@ -133,6 +145,7 @@ class Environment:
             # RT-002: the listener accepts before any process of the function is started.
             listener = await self._listen()
             self._server = await asyncio.get_running_loop().create_server(self._api.protocol, sock=listener)
+            await self._start_relays()
             self._extensions.port = listener.getsockname()[1]
             self.address = f"127.0.0.1:{self._extensions.port}"
             identity = Identity(self.address, self.name, self.machine.initialization_type)
@@ -162,14 +175,31 @@ class Environment:
                 return
         self.feed(event)
 
+    def _hear_of_processes(self, event: Event) -> None:
+        self.feed(event)
+        if isinstance(event, Gone):
+            asyncio.get_running_loop().call_soon(self._after_reset)  # this may be in the middle of another event
+
+    def _after_reset(self) -> None:
+        if self.machine.phase is Phase.CREATED and self.free and self._on_idle is not None:
+            self._on_idle(self)
+
     def _make_processes(self) -> Processes:
-        told = self.feed, self._break, self._api.has_unread
+        told = self._hear_of_processes, self._break, self._api.has_unread
         return Processes(self.clock, self.limits, self.function.memory_mb, *told, self.isolation)
 
     async def _listen(self) -> socket.socket:
         return await self._processes.listen()
 
-    async def _dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+    async def _start_relays(self) -> None:
+        if self.isolation.network.own:
+            for port in self._around.ports:
+                relay = Relay(await self._processes.listen(port.number), port)
+                self._relays.append(relay)
+                await relay.start()
+
+    async def dial(self, protocol: Callable[[], asyncio.Protocol], port: int) -> object:
+        """A connection to a port of its processes, from inside: the transport and the protocol. Raises OSError."""
         return await self._processes.dial(protocol, port)
 
     def _site(self, folder: Path) -> Site:
@@ -177,13 +207,13 @@ class Environment:
         return site(folder, self.isolation, self._interpreter, self._package, self.function.tmp_mb)
 
     def _make_plan(self, where: Site, identity: Identity) -> Plan:
-        return plan(self.function, self._interpreter, where, identity, self._credentials)
+        return plan(self.function, self._interpreter, where, identity, self._credentials, self._around.variables)
 
     async def _make(self, where: Site) -> None:
         """Makes what the first process needs, then that, while code and layers are put into their folders."""
         if where.room is not None:
-            await _whole(where.prepare)
-        furnishing = asyncio.ensure_future(_whole(partial(self._furnish, where)))
+            await to_the_end(where.prepare)
+        furnishing = asyncio.ensure_future(to_the_end(partial(self._furnish, where)))
         try:
             assert self._folder is not None
             await self._processes.open(where.room, self._folder.name)
@@ -203,8 +233,7 @@ class Environment:
         """Gives it an invocation. Only when `free` or `about_to_be_free`."""
         self._jobs[job.invocation_id] = job
         if self._broken is not None:
-            self._platform_error(job, errors.SANDBOX_FAILURE, "this environment has ended", "failure", "invoke")
-            self._finish(job)
+            self._callers.broken("this environment has ended")
             return
         self.feed(Invoke(job.invocation_id, job.request_id, self.function.timeout))
 
@@ -224,12 +253,33 @@ class Environment:
         await self._processes.close()
         await self._remove()
 
+    def kill(self) -> None:
+        """SIGKILL to all of it, whatever it is doing: for somebody who does not want to wait for a Shutdown."""
+        if not self._closed.is_set():
+            self._processes.signal(fx.Signal(fx.EVERYONE, "KILL"))
+
+    @property
+    def exits(self) -> list[Exit]:
+        """How the last of its processes ended, oldest first."""
+        return list(self._processes.exits)
+
+    @property
+    def pids(self) -> list[int]:
+        """Its processes now."""
+        return list(self._processes.pids())
+
+    def signal(self, name: str) -> None:
+        """STOP, CONT or KILL to all of it, TERM to its runtime, behind the machine's back: for those who test what bears it."""
+        self._processes.signal(fx.Signal(RUNTIME if name == "TERM" else fx.EVERYONE, name))
+
     async def _remove(self) -> None:
         self._api.close()
         self._telemetry.close()
         if self._server is not None:
             self._server.close()
             await self._server.wait_closed()
+        for relay in self._relays:
+            await relay.close()
         self._timers.close()
         if self._last is not None:
             self._last.cancel()
@@ -267,9 +317,7 @@ class Environment:
         what = str(error) if isinstance(error, InvariantError) else f"{type(error).__name__}: {error}"
         self._ledger.mistake(what, error)
         self._inbox.clear()
-        for job in list(self._jobs.values()):
-            self._platform_error(job, errors.SANDBOX_FAILURE, what, "failure", "invoke")
-            self._finish(job)
+        self._callers.broken(what)
         self._processes.signal(fx.Signal(fx.EVERYONE, "KILL"))
         self._closed.set()
         if self._on_broken is not None:
@@ -332,7 +380,7 @@ class Environment:
             self._extensions.accept(exchange, call)
             return
         if call is None and exchange.target.endswith(b"/init/error"):
-            self._init_error = error_payload(exchange)[0]
+            self._callers.init_error = error_payload(exchange)[0]
         self._api.accept(effect.conn)
 
     def _subscribe(self, name: str, wanted: Subscription) -> None:
@@ -367,67 +415,19 @@ class Environment:
             job.stream.push(chunk)
 
     def _answered(self, effect: fx.Answered) -> None:
-        job, exchange = self._jobs[effect.invocation_id], self._api.exchange(effect.conn)
+        exchange = self._api.exchange(effect.conn)
         assert exchange is not None
-        answers.take_answer(job, exchange, error=effect.error)
-        self._give(job)
-
-    # ── effects → callers ──
-
-    def _give(self, job: Job) -> None:
-        """The caller's answer is whole."""
-        job.result.executed_version = self.function.version
-        stream = job.stream
-        if stream is not None:
-            if stream.content_type is None:  # it came whole
-                stream.content_type = job.result.content_type
-                if job.result.function_error is None:
-                    stream.push(job.result.payload)
-            stream.result = job.result
-            stream.end()
-        if not job.answered.done():
-            job.answered.set_result(None)
-
-    def _failed(self, effect: fx.Failed) -> None:
-        job = self._jobs[effect.invocation_id]
-        if effect.reported and self._init_error is not None:
-            result = job.result
-            result.function_error, result.status = answers.UNHANDLED, "error"
-            result.error_type, result.error_phase = effect.error_type, effect.phase
-            result.payload = self._init_error  # RT-102
-            hint = init_hint(answers.error_type_in(result.payload), self.function)
-            if hint is not None:
-                self._ledger.diagnosis(hint, job.request_id)
-            self._give(job)
-        else:
-            message = effect.message
-            if effect.error_type not in (errors.RESPONSE_TOO_LARGE, errors.BAD_RESPONSE_MODE, errors.TRUNCATED_RESPONSE):
-                message = errors.platform_message(job.request_id, message)
-            self._platform_error(job, effect.error_type, message, effect.status, effect.phase)
-        if not job.started:
-            self._finish(job)  # it never came to a START, so there is no REPORT to wait for
-
-    def _platform_error(self, job: Job, error_type: str, message: str, status: str, phase: str) -> None:
-        result = job.result
-        result.function_error, result.status = answers.UNHANDLED, status
-        result.error_type, result.error_phase = error_type, phase
-        result.content_type = "application/json"
-        result.payload = answers.error_document(error_type, message)
-        self._give(job)
+        self._callers.answered(effect, exchange)
 
     def _explain(self, failure: dict[str, Any]) -> None:
         """For people: what has failed, and what is known about those that it happened to, or that were waited for."""
         self._processes.drain()
-        if failure["reported"] and self._init_error is not None:
+        if failure["reported"] and self._callers.init_error is not None:
             return  # the runtime's own words say it
         request_id = failure.get("requestId")
         deliveries = next((job.deliveries for job in self._jobs.values() if job.request_id == request_id), 0)
         text = self._explainer.explain(failure, self.machine, deliveries)
         self._ledger.diagnosis(text, request_id)
-
-    def _finish(self, job: Job) -> None:
-        self._jobs.pop(job.invocation_id, None)
-        job.finish()
 
     # ── effects → records, processes, timers ──
 
@@ -437,8 +437,13 @@ class Environment:
             if not self._drained:
                 self._processes.drain(end_lines=True)  # the last words come before END
             self._drained = False
+            if job is not None and (party := self.machine.invocations.get(job.invocation_id)) is not None:
+                spent = milliseconds(effect.at - (party.started if party.started is not None else effect.at))
+                self._callers.runtime_done(job, effect, self.machine.init_report_ms, spent)
+        elif effect.type == "platform.initReport":
+            self.init_status = effect.record["status"]
         elif effect.type == "platform.initStart":
-            self._init_error = None
+            self._callers.init_error = None
             self._processes.generation = self.machine.generation
             if self._last is not None:  # it was for the generation before
                 self._last.cancel()
@@ -452,7 +457,7 @@ class Environment:
             return
         self._ledger.emit(effect, job)
         if effect.type == "platform.report" and job is not None:
-            self._finish(job)
+            self._callers.finish(job)
 
     def _emit_ours(self, effect: fx.Emit) -> None:
         """Records that the Telemetry API does not have."""
@@ -484,16 +489,6 @@ class Environment:
             self._telemetry.freeze()  # it waits for no subscriber
             if self._on_idle is not None:
                 self._on_idle(self)
-
-
-async def _whole(work: Callable[[], None]) -> None:
-    """Done in a thread, to its end even if nobody waits any more: a folder must not be removed while it is being filled."""
-    doing = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        await asyncio.wait([doing])
-        raise
 
 
 def _date(clock: Clock) -> str:

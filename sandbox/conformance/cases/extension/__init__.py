@@ -1,0 +1,1 @@
+"""Cases for extensions: `lab` is an `ExtensionLab`."""

@@ -1,0 +1,1 @@
+"""Cases for hosts: `lab` is a `HostLab`."""

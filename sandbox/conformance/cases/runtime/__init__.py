@@ -1,0 +1,1 @@
+"""Cases for runtimes: `lab` is a `RuntimeLab`."""
