@@ -183,6 +183,9 @@ async def test_provisioned_environments_are_used_first(caller: Caller, tmp_path:
     go.touch()
     pids = {reply.json()["pid"] for reply in await asyncio.gather(*busy)}
     assert len(pids) == 2
+    async with asyncio.timeout(20):
+        while len(function._scheduler._ahead) < 2:  # an answer comes before its runtime asks for the next
+            await asyncio.sleep(0.001)
     assert (await raw(caller, b'{"do": "env"}', "f:1")).json()[kind] == "provisioned-concurrency"
     assert (await raw(caller, b'{"do": "env"}')).json()[kind] == "on-demand"
     await caller.delete_provisioned_concurrency_config(FunctionName="f", Qualifier="1")
