@@ -460,11 +460,14 @@ async def test_a_unit_is_given_back_when_the_code_is_gone(kit: Kit) -> None:
 
 @pytest.mark.catalogue("IN-062")
 async def test_a_unit_is_given_back_by_a_caller_who_leaves_before_there_is_an_environment(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
+    kit: Kit,
 ) -> None:
     function = await kit.deploy()
     leaving = asyncio.ensure_future(function.invoke())
-    await until(lambda: kit.host.account.busy)
+    async with asyncio.timeout(20):
+        while not function._scheduler._opening:
+            await asyncio.sleep(0)  # by the turn: a pause could be over when the environment is there
+    assert kit.host.account.busy
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
         await leaving
