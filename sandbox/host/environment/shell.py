@@ -268,9 +268,12 @@ class Environment:
         """Its processes now."""
         return list(self._processes.pids())
 
-    def signal(self, name: str) -> None:
-        """STOP, CONT or KILL to all of it, TERM to its runtime, behind the machine's back: for those who test what bears it."""
-        self._processes.signal(fx.Signal(RUNTIME if name == "TERM" else fx.EVERYONE, name))
+    def signal(self, name: str, who: str | None = None) -> None:
+        """STOP, CONT or KILL to all of it, TERM to its runtime, behind the machine's back: for those who test what bears it.
+
+        who: "runtime" or an extension's name, for TERM or KILL to that process alone.
+        """
+        self._processes.signal(fx.Signal(who or (RUNTIME if name == "TERM" else fx.EVERYONE), name))
 
     async def _remove(self) -> None:
         self._api.close()
