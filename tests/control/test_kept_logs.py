@@ -390,7 +390,7 @@ async def test_a_service_with_a_data_folder_keeps_logs(tmp_path: Path) -> None:
                 "SystemLogLevel": "INFO",
                 "LogGroup": "/aws/lambda/f",
             }
-            await caller.call("f", {"lines": ["a line"]})
+            await caller.call("f", {"lines": ["a line"]}, LogType="Tail")  # which waits for the report; else it is cut short
             await caller.delete_function(FunctionName="f")
             caller.client.close()
             await server.close()

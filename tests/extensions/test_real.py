@@ -82,13 +82,15 @@ http.server.ThreadingHTTPServer.handle_error = lambda *_: None  # the adapter lo
 http.server.ThreadingHTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
 """
 SIGTERM = """
-import os, signal, lambda_sigterm
+import os, signal, threading, lambda_sigterm
 
-def end(*_):
+def end():
+    signal.sigwait({signal.SIGTERM})  # a handler may miss its moment: the main thread is frozen between a send and its recv
     print("told to end", flush=True)
     os._exit(0)
 
-signal.signal(signal.SIGTERM, end)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+threading.Thread(target=end, daemon=True).start()
 lambda_sigterm.register()
 
 def handler(event, context):

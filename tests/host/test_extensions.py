@@ -79,11 +79,15 @@ def handler(event, context):
 """
 GENTLE = (
     """
-import os, signal
-def end(number, frame):
+import os, signal, threading
+# Waited for on a thread of its own: a handler runs only once the main thread is back from a call, and one that was frozen
+# just before its recv() starts that call after the signal.
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+def end():
+    signal.sigwait({signal.SIGTERM})
     print("SIGTERM")
     os._exit(0)
-signal.signal(signal.SIGTERM, end)
+threading.Thread(target=end, daemon=True).start()
 """
     + APP
 )
