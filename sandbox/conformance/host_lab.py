@@ -63,7 +63,11 @@ class HostLab(Lab):
         self._invokes: list[dict[str, Any]] = []
 
     async def try_out(self) -> None:
-        await self.start()
+        """Raises ConfigError if it does not start at all."""
+        try:
+            await self.start()
+        except Broken as broken:
+            raise ConfigError(str(broken)) from None
 
     async def close(self) -> None:
         try:
@@ -97,7 +101,8 @@ class HostLab(Lab):
     ) -> None:
         """The host listens, with the probe as its function. init: steps of the runtime before its first poll.
 
-        extension: orders of the probe as an extension; none is there otherwise. timeout: seconds. memory: MB.
+        extension: orders of the probe as an extension; none is there otherwise. timeout: seconds. memory: MB. Raises Broken if
+        it does not listen.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None))
@@ -139,13 +144,13 @@ class HostLab(Lab):
         return str(code), str(layer)
 
     async def _is_ready(self, port: int) -> None:
-        """It listens, and has said so if it is one that does. Raises ConfigError."""
+        """It listens, and has said so if it is one that does. Raises Broken."""
         end, ready = self.real.now() + _START_LIMIT, (self.target.ready or "").encode()
         while ready not in self._output or not await _listens(port):
             assert self._process is not None
             if self._process.returncode is not None or self.real.now() > end:
                 what = f"it has not printed {self.target.ready!r}" if ready else f"nothing listens at port {port}"
-                raise ConfigError(f"{self.target.name}: {what}. {self.whereabouts()}")
+                raise Broken(f"{self.target.name}: {what}. {self.whereabouts()}")
             await self.real.sleep(0.01)
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
@@ -156,14 +161,17 @@ class HostLab(Lab):
     # ── invoking ──
 
     async def post(self, body: bytes, **fields: str) -> Answer:
-        """An event, and what its caller gets."""
+        """An event, and what its caller gets. Raises Broken if that is no answer."""
         assert self._session is not None
         assert self._url is not None
         began = self.real.now()
         request = self._session.post(self._url, data=io.BytesIO(body), headers={"Content-Type": "application/json", **fields})
-        async with await self.wait("an answer to the caller", _entered(request), self.target.patience + 20) as reply:
-            headers = {name.lower(): value for name, value in reply.headers.items()}
-            answer = Answer(reply.status, headers, await self.wait("the answer's end", reply.read()))
+        try:
+            async with await self.wait("an answer to the caller", _entered(request), self.target.patience + 20) as reply:
+                headers = {name.lower(): value for name, value in reply.headers.items()}
+                answer = Answer(reply.status, headers, await self.wait("the answer's end", reply.read()))
+        except aiohttp.ClientError as error:
+            raise Broken(f"the caller got no whole answer: {error or type(error).__name__}. {self.whereabouts()}") from None
         self._invokes.append(self._shown(began, body, answer))
         return answer
 

@@ -217,8 +217,8 @@ class Runner:
         except TimeoutError:
             outcome.verdict = Verdict.FAIL
             outcome.message = f"it was not over within {limit:g} s. {lab.whereabouts()}"
-        except (ConfigError, Unsupported):
-            raise
+        except (ConfigError, Unsupported) as error:  # it could be started at first: something was taken away since
+            outcome.verdict, outcome.message = Verdict.ERROR, str(error)
         except Exception as error:  # whatever it is, it is ours: the target's own failures are Broken
             outcome.verdict = Verdict.ERROR
             where = traceback.extract_tb(error.__traceback__)[-1]
